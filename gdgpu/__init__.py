@@ -1,0 +1,40 @@
+"""Gradient descent at the speed of memory, with the same bits on CPU and GPU."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Each public name and the module it lives in. They load on first use (PEP 562), so that
+# `import gdgpu` costs nothing and numba, cupy and matplotlib are imported only when needed.
+_HOME = {
+    "minibatches": "sampling",
+    "reduce_samples": "reduction",
+    "Accumulator": "reduction",
+    "SGD": "optimizers",
+    "Momentum": "optimizers",
+    "fma": "kernels.scalars",
+    "sqrt": "kernels.scalars",
+    "maximum": "kernels.scalars",
+    "minimum": "kernels.scalars",
+    "sign": "kernels.scalars",
+    "fit": "training",
+    "History": "training",
+    "Diverged": "training",
+}
+_MODULES = ("models", "checkpoint", "data", "devices", "kernels")
+
+__all__ = [*_HOME, "models"]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"gdgpu.{name}")
+    if name in _HOME:
+        value = getattr(import_module(f"gdgpu.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'gdgpu' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -1,0 +1,70 @@
+"""Which device runs: the CPU, a CUDA device through CuPy, or numba's CUDA simulator."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+NAMES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live and kernels run: a name, and the module that makes its arrays.
+
+    `xp` is numpy on the CPU and in the simulator, cupy on a GPU.
+    """
+
+    name: str
+    xp: ModuleType
+
+
+def simulated():
+    """True if CUDA kernels run in numba's simulator (NUMBA_ENABLE_CUDASIM=1)."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+@cache
+def why_no_cuda():
+    """One line that says why the GPU is not used, or None if it can be.
+
+    The answer is kept for the life of the process: looking for a driver is slow.
+    """
+    for module, package in (("cupy", "cupy-cuda13x"), ("numba_cuda", "numba-cuda[cu13]")):
+        if module == "cupy" and simulated():
+            continue
+        try:
+            import_module(module)
+        except ImportError as error:
+            return f"{package} cannot be imported ({error}); install gdgpu[cuda13] or gdgpu[cuda12]"
+    if simulated():
+        return None
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"no CUDA device: {error}"
+    return None if count else "no CUDA device was found"
+
+
+def resolve(device=None):
+    """The device asked for: "auto", "cpu" or "cuda"; None takes GDGPU_DEVICE, else "auto".
+
+    "auto" is the GPU where one can be used, else the CPU; it is never the simulator.
+    Raises ValueError for another name, and for "cuda" where it cannot be used, saying why.
+    """
+    origin = "device"
+    if device is None:
+        origin, device = "GDGPU_DEVICE", os.environ.get("GDGPU_DEVICE") or "auto"
+    if isinstance(device, Device):
+        return device
+    if device not in NAMES:
+        raise ValueError(f"{origin}: expected one of {', '.join(NAMES)}, got {device!r}")
+    if device == "auto":
+        device = "cpu" if simulated() or why_no_cuda() else "cuda"
+    if device == "cuda" and (reason := why_no_cuda()):
+        raise ValueError(f"{origin}: 'cuda' was asked for, but {reason}")
+    module = "cupy" if device == "cuda" and not simulated() else "numpy"
+    return Device(device, import_module(module))

@@ -1,0 +1,4 @@
+"""Kernels for both devices: arrays in, arrays out. Nothing here knows of optimizers, files or users."""
+
+if __name__ != "gdgpu.kernels":
+    raise ImportError("import gdgpu.kernels; a top-level 'kernels' would shadow other packages of that name")
