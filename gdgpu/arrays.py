@@ -1,0 +1,204 @@
+"""What users pass in, seen as addresses: one view of NumPy, CuPy, DLPack and CUDA-interface arrays, and its checks."""
+
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from . import devices
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+_CPU, _PINNED = 1, 3  # DLPack's device types that NumPy can read
+
+
+@dataclass(frozen=True)
+class View:
+    """An array as kernels see it. strides are in elements; owner keeps the memory alive."""
+
+    name: str
+    address: int
+    shape: tuple
+    strides: tuple
+    dtype: str
+    itemsize: int
+    writable: bool
+    device: str
+    owner: object
+
+    @property
+    def size(self):
+        return prod(self.shape)
+
+    @property
+    def extent(self):
+        """The first byte and the byte after the last, whatever the signs of the strides."""
+        if self.size == 0:
+            return self.address, self.address
+        steps = [(n - 1) * s * self.itemsize for n, s in zip(self.shape, self.strides, strict=True)]
+        low = self.address + sum(s for s in steps if s < 0)
+        return low, self.address + sum(s for s in steps if s > 0) + self.itemsize
+
+
+def view(array, name):
+    """A View of an array, zero copy. TypeError or ValueError, naming `name`, for what kernels cannot take."""
+    array, dtype = _native(array, name)
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected dtype {', '.join(DTYPES)}, got {dtype}")
+    itemsize = array.dtype.itemsize
+    on_host = isinstance(array, np.ndarray)
+    address = array.ctypes.data if on_host else array.data.ptr
+    if address % itemsize or any(s % itemsize for s in array.strides):
+        raise ValueError(f"{name}: its elements must lie at multiples of their size, {itemsize} bytes")
+    return View(
+        name,
+        address,
+        array.shape,
+        tuple(s // itemsize for s in array.strides),
+        dtype,
+        itemsize,
+        array.flags.writeable if on_host else True,
+        "cpu" if on_host else "cuda",
+        array,
+    )
+
+
+def _native(array, name):
+    """The NumPy or CuPy array that shares the memory of `array`, and the dtype's name."""
+    if isinstance(array, np.ndarray):
+        dtype = array.dtype
+        return array, dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return array, array.dtype.name
+    if getattr(array, "requires_grad", False):
+        raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")
+    dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
+    if dtype == "bfloat16" and hasattr(array, "data_ptr"):  # NumPy refuses bfloat16 through DLPack
+        array = array.view(sys.modules["torch"].int16)
+    if hasattr(array, "__cuda_array_interface__"):
+        import cupy
+
+        native = cupy.asarray(array)
+    elif hasattr(array, "__dlpack__"):
+        if array.__dlpack_device__()[0] in (_CPU, _PINNED):
+            native = np.from_dlpack(array)
+        else:
+            import cupy
+
+            native = cupy.from_dlpack(array)
+    else:
+        raise TypeError(
+            f"{name}: expected a NumPy or CuPy array, or one that speaks DLPack, got {type(array).__name__}"
+        )
+    return native, dtype if dtype == "bfloat16" else native.dtype.name
+
+
+def leaves(tree, name):
+    """The arrays of one array, a list or a dict, as (name, array) pairs, in order."""
+    if isinstance(tree, dict):
+        return [(f"{name}[{key!r}]", value) for key, value in tree.items()]
+    if isinstance(tree, list | tuple):
+        return [(f"{name}[{k}]", value) for k, value in enumerate(tree)]
+    return [(name, tree)]
+
+
+def like(tree, values):
+    """The values in the shape of `tree`: one of them, a list, or a dict with its keys."""
+    if isinstance(tree, dict):
+        return dict(zip(tree, values, strict=True))
+    return list(values) if isinstance(tree, list | tuple) else values[0]
+
+
+def matching(tree, params, name):
+    """Leaves of `tree` in the order of `params`; ValueError or TypeError if it is not shaped like them."""
+    if isinstance(params, dict):
+        if not isinstance(tree, dict):
+            raise TypeError(f"{name}: expected a dict like params, got {type(tree).__name__}")
+        if tree.keys() != params.keys():
+            raise ValueError(f"{name}: expected the keys {sorted(params)}, got {sorted(tree)}")
+        return leaves({key: tree[key] for key in params}, name)
+    if isinstance(params, list | tuple):
+        if not isinstance(tree, list | tuple):
+            raise TypeError(f"{name}: expected a list like params, got {type(tree).__name__}")
+        if len(tree) != len(params):
+            raise ValueError(f"{name}: expected {len(params)} arrays like params, got {len(tree)}")
+    elif isinstance(tree, list | tuple | dict):
+        raise TypeError(f"{name}: expected one array like params, got a {type(tree).__name__}")
+    return leaves(tree, name)
+
+
+def contiguous(v):
+    """The view itself; ValueError unless it is C-contiguous."""
+    if not _packed(v.shape, v.strides):
+        raise ValueError(f"{v.name}: must be C-contiguous; copy it with ascontiguousarray")
+    return v
+
+
+def writable(v):
+    """The view itself; ValueError unless it is C-contiguous and writable."""
+    if not v.writable:
+        raise ValueError(f"{v.name}: must be writable, but is read-only")
+    return contiguous(v)
+
+
+def samples(v, shape=None):
+    """(B, P, row stride) of G with shape (B, *shape): any row stride, the other axes C-contiguous."""
+    if not v.shape:
+        raise ValueError(f"{v.name}: expected an array with samples along its first axis, got a scalar")
+    if shape is not None and v.shape[1:] != shape:
+        raise ValueError(f"{v.name}: expected shape (B, {', '.join(map(str, shape))}), got {v.shape}")
+    if not _packed(v.shape[1:], v.strides[1:]):
+        raise ValueError(f"{v.name}: every sample must be C-contiguous; copy it with ascontiguousarray")
+    return v.shape[0], prod(v.shape[1:]), v.strides[0]
+
+
+def _packed(shape, strides):
+    expected = 1
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n == 0:
+            return True
+        if n > 1 and stride != expected:
+            return False
+        expected *= n
+    return True
+
+
+def disjoint(written, read=()):
+    """ValueError, naming both, if memory that is written overlaps any other."""
+    marked = sorted([(*v.extent, True, v.name) for v in written] + [(*v.extent, False, v.name) for v in read])
+    end, end_name, read_end, read_name = -1, "", -1, ""  # how far memory seen so far reaches
+    for low, high, is_written, name in marked:
+        if low == high:
+            continue
+        if low < end or (is_written and low < read_end):
+            other = end_name if low < end else read_name
+            raise ValueError(f"{name}: overlaps the memory of {other}")
+        if is_written and high > end:
+            end, end_name = high, name
+        elif not is_written and high > read_end:
+            read_end, read_name = high, name
+
+
+def kernel_device(views):
+    """(kernels' device, array module) for views that all live on one device; ValueError if they do not."""
+    homes = {v.device for v in views}
+    if len(homes) > 1:
+        other = next(v for v in views if v.device != views[0].device)
+        raise ValueError(f"{other.name}: is on {other.device}, but {views[0].name} is on {views[0].device}")
+    if "cuda" in homes:
+        import cupy
+
+        return "cuda", cupy
+    if os.environ.get("GDGPU_DEVICE"):
+        asked = devices.resolve()
+        if asked.name == "cuda" and devices.simulated():
+            return "cuda", np
+    return "cpu", np
+
+
+def on_device_of(views):
+    """Context in which CuPy allocates and launches on the GPU of the views."""
+    return views[0].owner.device if views and views[0].device == "cuda" else nullcontext()

@@ -1,0 +1,30 @@
+"""Checks of scalar arguments. Each returns the value, or raises naming the argument."""
+
+import math
+from numbers import Real
+
+
+def number(name, value, low=0.0, high=math.inf, high_is_open=False):
+    """A finite float between low and high."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    value = float(value)
+    inside = low <= value < high if high_is_open else low <= value <= high
+    if not (math.isfinite(value) and inside):
+        below = "" if math.isinf(high) else f" and {'<' if high_is_open else '<='} {high:g}"
+        raise ValueError(f"{name}: expected a finite number >= {low:g}{below}, got {value!r}")
+    return value
+
+
+def flag(name, value):
+    """A bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value
+
+
+def one_of(name, value, choices):
+    """One of a few strings."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    return value

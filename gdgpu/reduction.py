@@ -1,0 +1,147 @@
+"""Sums and means over the samples of a batch, in one fixed tree on every device."""
+
+import threading
+
+import numpy as np
+
+from .arrays import disjoint, kernel_device, leaves, like, matching, on_device_of, samples, view, writable
+from .checks import one_of
+from .kernels import accumulate, reduce
+from .kernels.buffers import address_of
+from .kernels.memory import accumulator
+from .kernels.plan import levels
+
+REDUCTIONS = ("mean", "sum")
+_local = threading.local()
+
+
+def reduce_samples(G, weights=None, reduction="mean", out=None):
+    """The sum or mean of per-sample gradients: g = 1/B * sum_n c_n G[n] ("sum" leaves 1/B out).
+
+    G: (B, *shape), any row stride, each sample C-contiguous. weights: c, (B,), cast to the accumulator's dtype;
+    None: all 1. They do not change the divisor. Returns an array of `shape` in the accumulator's dtype (float64
+    for float64, else float32), or `out` if given. B = 0 gives +0. The order of additions is fixed: a tree of radix
+    32 over the rows, so the bits depend on nothing but the values.
+    Raises ValueError or TypeError naming the argument, before anything is touched.
+    """
+    one_of("reduction", reduction, REDUCTIONS)
+    g = view(G, "G")
+    rows, columns, stride = samples(g)
+    device, xp = kernel_device([g])
+    sums = accumulator(g.dtype)
+    with on_device_of([g]):
+        held = cast_weights(weights, rows, sums, xp)
+        if out is None:
+            out = xp.empty(g.shape[1:], sums)
+        target = writable(view(out, "out"))
+        kernel_device([g, target])
+        if target.shape != g.shape[1:] or target.dtype != sums:
+            raise ValueError(f"out: expected {sums} {g.shape[1:]}, got {target.dtype} {target.shape}")
+        disjoint([target], [g])
+        _workspace(device, xp).run(
+            g.dtype,
+            rows,
+            [columns],
+            [(g.address, stride)],
+            [(target.address,)],
+            scale_of(reduction, rows),
+            weights=0 if held is None else address_of(held),
+        )
+    return out
+
+
+class Accumulator:
+    """A batch that comes in pieces: add(G) each, then result().
+
+    params: one array, a list or a dict; only structure, shapes and dtypes are taken from it. The bits are those of
+    reduce_samples on the whole batch, wherever it was cut. Memory: one sum a parameter and tree level.
+    """
+
+    def __init__(self, params):
+        self._views = [view(array, name) for name, array in leaves(params, "params")]
+        self._params = params
+        self._device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
+        self.reset()
+
+    def reset(self):
+        """Forget all samples."""
+        self.count = 0
+        with on_device_of(self._views):
+            self._nodes = [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
+
+    def add(self, G, weights=None):
+        """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples."""
+        G = [view(array, name) for name, array in matching(G, self._params, "G")]
+        rows = {samples(g, v.shape)[0] for g, v in zip(G, self._views, strict=True)}
+        if len(rows) > 1:
+            raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(rows)}")
+        for g, v in zip(G, self._views, strict=True):
+            if accumulator(g.dtype) != accumulator(v.dtype):
+                raise TypeError(
+                    f"{g.name}: expected a dtype that is added up in {accumulator(v.dtype)}, got {g.dtype}"
+                )
+        if self._views:
+            kernel_device([self._views[0], *G])
+        count = rows.pop() if rows else 0
+        with on_device_of(self._views):
+            held = {
+                sums: cast_weights(weights, count, sums, self._xp)
+                for sums in {accumulator(g.dtype) for g in G}
+            }
+            self._grow(levels(self.count + count))
+            for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
+                w = held[accumulator(g.dtype)]
+                at = 0 if w is None else address_of(w)
+                stride = samples(g)[2]
+                accumulate.add(
+                    self._device, g.dtype, address_of(nodes), g.address, stride, v.size, at, self.count, count
+                )
+        self.count += count
+
+    def result(self, reduction="mean"):
+        """The sum or mean of all samples so far: arrays like params, in the accumulator's dtype."""
+        one_of("reduction", reduction, REDUCTIONS)
+        scale, results = scale_of(reduction, self.count), []
+        with on_device_of(self._views):
+            for v, nodes in zip(self._views, self._nodes, strict=True):
+                out = self._xp.empty(v.shape, nodes.dtype)
+                at = (address_of(nodes), v.size, address_of(out))
+                accumulate.collect(self._device, str(nodes.dtype), *at, self.count, scale)
+                results.append(out)
+        return like(self._params, results)
+
+    def _grow(self, depth):
+        missing = depth - (len(self._nodes[0]) if self._nodes else depth)
+        if missing > 0:
+            xp = self._xp
+            self._nodes = [xp.concatenate([n, xp.zeros((missing, n.shape[1]), n.dtype)]) for n in self._nodes]
+
+
+def scale_of(reduction, count):
+    """What the root of the tree is multiplied by. An empty batch has a root of +0 already."""
+    return 1 / count if reduction == "mean" and count else 1.0
+
+
+def cast_weights(weights, count, sums, xp):
+    """weights as a contiguous array of the accumulator's dtype on the device; None for None."""
+    if weights is None:
+        return None
+    if not hasattr(weights, "__array__") and not hasattr(weights, "__dlpack__"):
+        weights = np.asarray(weights)
+    if tuple(weights.shape) != (count,):
+        raise ValueError(
+            f"weights: expected shape ({count},), one for each sample, got {tuple(weights.shape)}"
+        )
+    try:
+        return xp.ascontiguousarray(xp.asarray(weights), dtype=sums)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weights: expected real numbers ({error})") from None
+
+
+def _workspace(device, xp):
+    """This thread's tables and partial sums for a device and CuPy's current stream."""
+    key = (device,) if xp is np else (device, xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr)
+    held = _local.__dict__.setdefault("workspaces", {})
+    if key not in held:
+        held[key] = reduce.Reduction(device, xp, reduce.kernel)
+    return held[key]

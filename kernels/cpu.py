@@ -1,0 +1,26 @@
+"""What generated CPU kernels are made of: njit, and loads and stores by address."""
+
+from functools import cache
+
+from numba import njit
+from numba.extending import intrinsic
+
+from . import memory
+from .scalars import fma, maximum, minimum, sign, sqrt
+
+__all__ = ["fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store"]
+
+
+def jit(caching, signature=None):
+    """njit that releases the GIL, divides as IEEE 754 does, and keeps its machine code on disk."""
+    return njit(signature, nogil=True, error_model="numpy", cache=caching)
+
+
+@cache
+def load(dtype):
+    return memory.loader(intrinsic, dtype)
+
+
+@cache
+def store(dtype):
+    return memory.storer(intrinsic, dtype)

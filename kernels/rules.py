@@ -1,0 +1,84 @@
+"""Every update rule, once: (w, g, *state, *hyperparameters, *flags) -> (w, *state), all of them scalars.
+
+Kernels for both devices are generated from these functions. A multiply-add is an explicit `fma`, a
+literal is a constant of the array's precision, and a flag is fixed when the kernel is compiled.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .scalars import fma
+
+
+def gradient_descent(w, g, lr, weight_decay, maximize):
+    if maximize:
+        g = -g
+    if weight_decay != 0:
+        g = fma(weight_decay, w, g)
+    return fma(-lr, g, w)
+
+
+def heavy_ball(w, g, velocity, lr, momentum, weight_decay, nesterov, maximize):
+    if maximize:
+        g = -g
+    if weight_decay != 0:
+        g = fma(weight_decay, w, g)
+    velocity = fma(momentum, velocity, -(lr * g))
+    if nesterov:
+        return w + fma(momentum, velocity, -(lr * g)), velocity
+    return w + velocity, velocity
+
+
+def sgd(w, g, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, maximize):
+    if maximize:
+        g = -g
+    if weight_decay != 0:
+        g = fma(weight_decay, w, g)
+    momentum_buffer = fma(momentum, momentum_buffer, (1 - dampening) * g)
+    if nesterov:
+        return fma(-lr, fma(momentum, momentum_buffer, g), w), momentum_buffer
+    return fma(-lr, momentum_buffer, w), momentum_buffer
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the table: the function, which of its parameters are state or flags, and the source.
+
+    The parameters that are neither are hyperparameters: scalars that may change from step to step.
+    """
+
+    function: Callable
+    state: tuple = ()
+    flags: tuple = ()
+    reference: str = ""
+    hyper: tuple = field(init=False)
+
+    def __post_init__(self):
+        names = list(inspect.signature(self.function).parameters)
+        hyper = tuple(n for n in names[2:] if n not in self.state + self.flags)
+        object.__setattr__(self, "hyper", hyper)
+
+    @property
+    def name(self):
+        return self.function.__name__
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule(gradient_descent, flags=("maximize",), reference="Cauchy 1847"),
+        Rule(
+            heavy_ball,
+            state=("velocity",),
+            flags=("nesterov", "maximize"),
+            reference="Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Nesterov 1983 in the form of Sutskever et al. 2013",
+        ),
+        Rule(
+            sgd,
+            state=("momentum_buffer",),
+            flags=("nesterov", "maximize"),
+            reference="torch.optim.SGD, https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html",
+        ),
+    )
+}
