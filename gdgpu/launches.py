@@ -6,7 +6,7 @@ from .arrays import disjoint, samples
 from .kernels import fused, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator, itemsize
-from .kernels.reduce import Reduction
+from .kernels.reducer import Reduction
 from .reduction import cast_weights, scale_of
 
 
@@ -18,9 +18,7 @@ class _Launch:
         self.sums = accumulator(g_dtype)
         states = [optimizer._state[k] for k in tensors]
         # the addresses of w and its states, which never move
-        self.written = [
-            (w.address, *map(address_of, held)) for w, held in zip(self.views, states, strict=True)
-        ]
+        self.written = [(w.address, *map(address_of, held)) for w, held in zip(self.views, states, strict=True)]
         rule = optimizer.rule
         self.rule, self.flags = rule, tuple((name, optimizer._flags[name]) for name in rule.flags)
         self.dtypes = (self.views[0].dtype, *[self.sums] * len(rule.state))
@@ -55,9 +53,7 @@ class Step(_Launch):
         self._check(grads)
         rows = zip(self.views, grads, self.written, strict=True)
         self.table.set(np.array([(w.size, at[0], g.address, *at[1:]) for w, g, at in rows], np.int64))
-        return lambda: update.launch(
-            self.device, self.kernel, self.table, self.items, self.hyper, self.nbytes
-        )
+        return lambda: update.launch(self.device, self.kernel, self.table, self.items, self.hyper, self.nbytes)
 
 
 class Samples(_Launch):

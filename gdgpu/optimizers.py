@@ -39,9 +39,7 @@ class Optimizer:
         self.rule, self._hyper, self._flags = RULES[rule], hyper, flags
         self._views = views
         with on_device_of(views):
-            self._state = [
-                [self._xp.zeros(v.shape, accumulator(v.dtype)) for _ in self.rule.state] for v in views
-            ]
+            self._state = [[self._xp.zeros(v.shape, accumulator(v.dtype)) for _ in self.rule.state] for v in views]
         self._launches = {}
 
     @property
@@ -126,8 +124,7 @@ class Optimizer:
         state: name -> arrays in the structure of params. hyper holds the lr of the next step.
         """
         state = {
-            name: like(self.params, [held[k].copy() for held in self._state])
-            for k, name in enumerate(self.rule.state)
+            name: like(self.params, [held[k].copy() for held in self._state]) for k, name in enumerate(self.rule.state)
         }
         return {"optimizer": self.name, "steps": self.steps, "hyper": self.current(), "state": state}
 
@@ -141,9 +138,7 @@ class Optimizer:
         if not isinstance(state_dict, dict) or state_dict.keys() != expected:
             raise ValueError(f"state_dict: expected a dict with the keys {sorted(expected)}")
         if state_dict["optimizer"] != self.name:
-            raise ValueError(
-                f"state_dict: expected one of {self.name!r}, got one of {state_dict['optimizer']!r}"
-            )
+            raise ValueError(f"state_dict: expected one of {self.name!r}, got one of {state_dict['optimizer']!r}")
         steps, hyper, state = (state_dict[k] for k in ("steps", "hyper", "state"))
         if not isinstance(steps, int) or steps < 0:
             raise ValueError(f"state_dict['steps']: expected an int >= 0, got {steps!r}")
@@ -160,9 +155,7 @@ class Optimizer:
         copies = []
         for k, name in enumerate(self.rule.state):
             where = f"state_dict['state'][{name!r}]"
-            for (label, array), held in zip(
-                matching(state[name], self.params, where), self._state, strict=True
-            ):
+            for (label, array), held in zip(matching(state[name], self.params, where), self._state, strict=True):
                 if array.shape != held[k].shape or array.dtype != held[k].dtype:
                     raise ValueError(
                         f"{label}: expected {held[k].dtype} {held[k].shape}, got {array.dtype} {array.shape}"
@@ -206,9 +199,7 @@ class SGD(Optimizer):
         }
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
         if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(
-                f"nesterov: needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}"
-            )
+            raise ValueError(f"nesterov: needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}")
         super().__init__(params, "sgd" if momentum else "gradient_descent", lr, hyper, flags)
 
     def _values(self):

@@ -9,7 +9,8 @@ from .checks import one_of
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
-from .kernels.plan import levels
+from .kernels.reducer import Reduction
+from .kernels.tree import levels
 
 REDUCTIONS = ("mean", "sum")
 _local = threading.local()
@@ -77,17 +78,12 @@ class Accumulator:
             raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(rows)}")
         for g, v in zip(G, self._views, strict=True):
             if accumulator(g.dtype) != accumulator(v.dtype):
-                raise TypeError(
-                    f"{g.name}: expected a dtype that is added up in {accumulator(v.dtype)}, got {g.dtype}"
-                )
+                raise TypeError(f"{g.name}: expected a dtype that is added up in {accumulator(v.dtype)}, got {g.dtype}")
         if self._views:
             kernel_device([self._views[0], *G])
         count = rows.pop() if rows else 0
         with on_device_of(self._views):
-            held = {
-                sums: cast_weights(weights, count, sums, self._xp)
-                for sums in {accumulator(g.dtype) for g in G}
-            }
+            held = {sums: cast_weights(weights, count, sums, self._xp) for sums in {accumulator(g.dtype) for g in G}}
             self._grow(levels(self.count + count))
             for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
                 w = held[accumulator(g.dtype)]
@@ -129,9 +125,7 @@ def cast_weights(weights, count, sums, xp):
     if not hasattr(weights, "__array__") and not hasattr(weights, "__dlpack__"):
         weights = np.asarray(weights)
     if tuple(weights.shape) != (count,):
-        raise ValueError(
-            f"weights: expected shape ({count},), one for each sample, got {tuple(weights.shape)}"
-        )
+        raise ValueError(f"weights: expected shape ({count},), one for each sample, got {tuple(weights.shape)}")
     try:
         return xp.ascontiguousarray(xp.asarray(weights), dtype=sums)
     except (TypeError, ValueError) as error:
@@ -143,5 +137,5 @@ def _workspace(device, xp):
     key = (device,) if xp is np else (device, xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr)
     held = _local.__dict__.setdefault("workspaces", {})
     if key not in held:
-        held[key] = reduce.Reduction(device, xp, reduce.kernel)
+        held[key] = Reduction(device, xp, reduce.kernel)
     return held[key]

@@ -4,17 +4,18 @@ Rows may be added in pieces of any size: a node that is not complete waits, and 
 there, so the bits are those of the whole batch.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
-from . import memory, reduce, threads
-from .plan import CPU_TILE, RADIX, levels
+from . import memory, threads, tree
+from .plan import CPU_TILE
 from .text import accessors, module, stem
+from .tree import RADIX, SHIFT, levels
 
-CPU = (
-    reduce.CPU_TREE
-    + """
+CPU = """
+$tree
+
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def add(nodes, G, stride, columns, weights, row, rows, scratch, first, last):
     for item in range(first, last):
@@ -33,7 +34,6 @@ def collect(nodes, columns, out, depth, scale, scratch, first, last):
         for j in range(width):
             store_sum(out, column + j, load_sum(scratch, j) * scale)
 """
-)
 
 CUDA = """
 @jit("void(int64, int64, int64, int64, int64, int64, int64)")
@@ -67,27 +67,27 @@ def collect(nodes, columns, out, depth, scale):
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernels(device, g_dtype, weighted=False):
     """The module with the kernels `add` (a piece of G, of g_dtype) and `collect` (the root, times scale)."""
     sums = memory.accumulator(g_dtype)
     constants = {
         "RADIX": RADIX,
-        "SHIFT": RADIX.bit_length() - 1,
+        "SHIFT": SHIFT,
         "SIZE": memory.itemsize(sums),
         "zero": f"np.{sums}(0)",
     } | accessors({g_dtype}, sums)
     name = stem("accumulate", "weighted" if weighted else "", g_dtype)
     if device == "cpu":
-        parts = {"sums": sums, "add_rows": reduce.add_rows(g_dtype, weighted)}
+        parts = {"sums": sums, "tree": tree.cpu_text(g_dtype, weighted)}
         return module(name, device, CPU, parts, constants | {"TILE": CPU_TILE})
     weight = "load_sum(weights, n)" if weighted else None
-    parts = {"sums": sums, "add": reduce.sum_text(f"load_{g_dtype}(G, n * stride + j)", weight, "total")}
+    parts = {"sums": sums, "add": tree.sum_text(f"load_{g_dtype}(G, n * stride + j)", weight, "total")}
     return module(name, device, CUDA, parts, constants)
 
 
 def add(device, g_dtype, nodes, G, stride, columns, weights, row, rows):
-    """Add rows of G, which are rows row, row + 1, … of the batch. nodes: levels(row + rows) x columns, zero at first."""
+    """Add rows of G, rows row, row + 1, … of the batch. nodes: levels(row + rows) x columns, zero at first."""
     compiled = kernels(device, g_dtype, bool(weights)).add
     args = (nodes, G, stride, columns, weights, row, rows)
     _launch(device, compiled, args, columns, rows * columns * memory.itemsize(g_dtype))

@@ -4,13 +4,13 @@ The gradient is never written to memory: the tree's root is handed to the rule w
 block that folded the last node of its columns.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from . import memory, reduce
 from .text import Fields, stem
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
     """The fused kernel of a rule; dtypes of (w, *state), g_dtype of G, whose sums have w's accumulator dtype."""
     sums = memory.accumulator(g_dtype)

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import threads
+from .tree import RADIX, SEGMENT, levels
 
-RADIX = 32
-SEGMENT = RADIX * RADIX  # rows that a CUDA block, or a CPU item where rows are split, folds by itself
 CPU_TILE = 1 << 14  # columns of one level that a thread keeps in its cache
 CPU_NARROWEST = 1 << 10  # narrower tiles lose more to short runs of memory than they win in balance
-CUDA_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,6 @@ class Split:
     segments: int
     tiles: tuple
     block: tuple = (1, 1)
-
-
-def levels(rows):
-    """How many levels the tree of this many rows has; at least one."""
-    count = 1
-    while rows > RADIX:
-        rows, count = _ceil(rows, RADIX), count + 1
-    return count
 
 
 def split_cpu(columns, rows, whole=False):
@@ -56,7 +46,7 @@ def split_cpu(columns, rows, whole=False):
     return _split(columns, rows, tile, segment)
 
 
-def split_cuda(columns, rows, lanes, block_threads=CUDA_THREADS):
+def split_cuda(columns, rows, lanes, block_threads):
     """A block folds up to 1024 rows: a thread a level-0 node, the other threads side by side over columns."""
     nodes = min(RADIX, max(1, _ceil(rows, RADIX)))
     y = 1 << (nodes - 1).bit_length()

@@ -72,7 +72,7 @@ RULES = {
             heavy_ball,
             state=("velocity",),
             flags=("nesterov", "maximize"),
-            reference="Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Nesterov 1983 in the form of Sutskever et al. 2013",
+            reference="Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Nesterov as in Sutskever et al. 2013",
         ),
         Rule(
             sgd,

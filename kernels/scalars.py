@@ -1,4 +1,4 @@
-"""The scalar functions a rule is written with: one meaning in plain Python, njit, device code and the simulator.
+"""The scalar functions rules are written with: one meaning in plain Python, njit, device code and the simulator.
 
 `EMIT` holds the LLVM instructions of each function once; the CPU (here) and CUDA (target.py) both
 compile from it. The plain functions below are what the simulator and a user's own Python call.

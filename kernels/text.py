@@ -76,7 +76,5 @@ def stem(family, *parts):
 
 def module(name, device, skeleton, parts, constants):
     """Fill the skeleton and load it for "cpu" or "cuda"."""
-    home, names = {"cpu": ("gdgpu.kernels.cpu", CPU_NAMES), "cuda": ("gdgpu.kernels.target", CUDA_NAMES)}[
-        device
-    ]
+    home, names = {"cpu": ("gdgpu.kernels.cpu", CPU_NAMES), "cuda": ("gdgpu.kernels.target", CUDA_NAMES)}[device]
     return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, home, names)

@@ -4,7 +4,7 @@ One call updates any number of tensors. `table` holds a row of int64 a tensor, (
 state); `items` a row a chunk, (tensor, first element); `hyper` a row of scalars a tensor.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def update(table, items, hyper):
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(device, rule, flags, dtypes):
     """The kernel of a rule for "cpu" or "cuda", flags as ((name, bool), …), dtypes those of (w, g, *state)."""
     fields = Fields(rule, dtypes, dict(flags))
