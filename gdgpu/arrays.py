@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -68,11 +69,10 @@ def view(array, name):
 def _native(array, name):
     """The NumPy or CuPy array that shares the memory of `array`, and the dtype's name."""
     if isinstance(array, np.ndarray):
-        dtype = array.dtype
-        return array, dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
+        return array, _dtype_name(array.dtype)
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, cupy.ndarray):
-        return array, array.dtype.name
+        return array, _dtype_name(array.dtype)
     if getattr(array, "requires_grad", False):
         raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")
     dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
@@ -93,7 +93,12 @@ def _native(array, name):
         raise TypeError(
             f"{name}: expected a NumPy or CuPy array, or one that speaks DLPack, got {type(array).__name__}"
         )
-    return native, dtype if dtype == "bfloat16" else native.dtype.name
+    return native, dtype if dtype == "bfloat16" else _dtype_name(native.dtype)
+
+
+@cache
+def _dtype_name(dtype):
+    return dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
 
 
 def leaves(tree, name):

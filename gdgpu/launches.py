@@ -33,7 +33,7 @@ class _Launch:
             self._disjoint_from = where
         values = self.optimizer._values()
         row = np.array([values[name] for name in self.rule.hyper], self.sums)
-        self.hyper.set(np.tile(row, (len(self.views), 1)))
+        self.hyper.set(np.broadcast_to(row, (len(self.views), len(row))))
 
 
 class Step(_Launch):

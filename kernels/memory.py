@@ -66,12 +66,33 @@ def _runs(builder, dtype, lanes, space, address, index):
     """Pointers to the 16-byte vectors (or the one element) that hold `lanes` elements from `index` on."""
     element, _, size = KINDS[dtype]
     width = min(lanes, VECTOR_BYTES // size)
-    held = ir.VectorType(element, width) if width > 1 else element
+    held = ir.VectorType(_BITS if size == 2 else element, width * size // max(size, 4)) if width > 1 else element
     # A pointer plus an index, not integer arithmetic: LLVM vectorises only what it sees as array access.
     base = builder.inttoptr(address, element.as_pointer(space))
     for start in range(0, lanes, width):
         at = builder.gep(base, [builder.add(index, _I64(start)) if start else index])
         yield builder.bitcast(at, held.as_pointer(space)), width, width * size
+
+
+def _split(builder, held, width):
+    """The elements of a vector. 16-bit ones travel in 32-bit words: LLVM cuts a vector of 16-bit integers in two."""
+    parts = [builder.extract_element(held, _BITS(k)) for k in range(held.type.count)]
+    if len(parts) < width:
+        halves = [(w, builder.lshr(w, _BITS(16))) for w in parts]
+        parts = [builder.trunc(half, ir.IntType(16)) for pair in halves for half in pair]
+    return parts
+
+
+def _join(builder, parts, held_type):
+    """The inverse of _split."""
+    if held_type.count < len(parts):
+        words = [builder.zext(part, _BITS) for part in parts]
+        pairs = zip(words[::2], words[1::2], strict=True)
+        parts = [builder.or_(low, builder.shl(high, _BITS(16))) for low, high in pairs]
+    held = ir.Constant(held_type, ir.Undefined)
+    for k, part in enumerate(parts):
+        held = builder.insert_element(held, part, _BITS(k))
+    return held
 
 
 def loader(intrinsic, dtype, lanes=1, space=0):
@@ -86,7 +107,7 @@ def loader(intrinsic, dtype, lanes=1, space=0):
         values = []
         for pointer, width, align in _runs(builder, dtype, lanes, space, *args):
             held = builder.load(pointer, align=align)
-            parts = [held] if width == 1 else [builder.extract_element(held, _BITS(k)) for k in range(width)]
+            parts = [held] if width == 1 else _split(builder, held, width)
             values += [_widen(builder, dtype, part) for part in parts]
         return values[0] if lanes == 1 else context.make_tuple(builder, result, values)
 
@@ -108,11 +129,7 @@ def storer(intrinsic, dtype, lanes=1, space=0):
         values = [_narrow(builder, dtype, v) for v in values]
         for pointer, width, align in _runs(builder, dtype, lanes, space, address, index):
             run, values = values[:width], values[width:]
-            held = run[0]
-            if width > 1:
-                held = ir.Constant(pointer.type.pointee, ir.Undefined)
-                for k, v in enumerate(run):
-                    held = builder.insert_element(held, v, _BITS(k))
+            held = run[0] if width == 1 else _join(builder, run, pointer.type.pointee)
             builder.store(held, pointer, align=align)
         return context.get_dummy_value()
 
