@@ -137,7 +137,7 @@ def matching(tree, params, name):
 
 def contiguous(v):
     """The view itself; ValueError unless it is C-contiguous."""
-    if not _packed(v.shape, v.strides):
+    if v.size and not _packed(v.shape, v.strides):
         raise ValueError(f"{v.name}: must be C-contiguous; copy it with ascontiguousarray")
     return v
 
@@ -155,7 +155,7 @@ def samples(v, shape=None):
         raise ValueError(f"{v.name}: expected an array with samples along its first axis, got a scalar")
     if shape is not None and v.shape[1:] != shape:
         raise ValueError(f"{v.name}: expected shape (B, {', '.join(map(str, shape))}), got {v.shape}")
-    if not _packed(v.shape[1:], v.strides[1:]):
+    if v.size and not _packed(v.shape[1:], v.strides[1:]):
         raise ValueError(f"{v.name}: every sample must be C-contiguous; copy it with ascontiguousarray")
     return v.shape[0], prod(v.shape[1:]), v.strides[0]
 
@@ -163,8 +163,6 @@ def samples(v, shape=None):
 def _packed(shape, strides):
     expected = 1
     for n, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if n == 0:
-            return True
         if n > 1 and stride != expected:
             return False
         expected *= n

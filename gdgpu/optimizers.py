@@ -21,7 +21,7 @@ from .launches import Samples, Step
 
 
 class Optimizer:
-    """What every optimizer has. A subclass names a rule of the table and gives its hyperparameters and flags.
+    """What every optimizer has. A subclass says in `_check` which rule its hyperparameters call for.
 
     params: one array, a list of them, or a dict name -> array; C-contiguous, writable, float16, bfloat16, float32
     or float64, all on one device. They are updated in place, and their memory must stay where it is. State is
@@ -30,14 +30,14 @@ class Optimizer:
     lr: a float >= 0, or a function of the number of completed steps (from 0). Assignable.
     """
 
-    def __init__(self, params, rule, lr, hyper, flags):
+    def __init__(self, params, lr, **hyper):
+        rule, self._hyper, self._flags = self._check(**hyper)
         views = [writable(view(array, name)) for name, array in leaves(params, "params")]
         self.kernel_device, self._xp = kernel_device(views) if views else ("cpu", np)
         disjoint(views)
         self.lr = lr
         self.params, self.steps = params, 0
-        self.rule, self._hyper, self._flags = RULES[rule], hyper, flags
-        self._views = views
+        self.rule, self._views = RULES[rule], views
         with on_device_of(views):
             self._state = [[self._xp.zeros(v.shape, accumulator(v.dtype)) for _ in self.rule.state] for v in views]
         self._launches = {}
@@ -142,33 +142,34 @@ class Optimizer:
         steps, hyper, state = (state_dict[k] for k in ("steps", "hyper", "state"))
         if not isinstance(steps, int) or steps < 0:
             raise ValueError(f"state_dict['steps']: expected an int >= 0, got {steps!r}")
-        if hyper.keys() != self.current().keys() or state.keys() != set(self.rule.state):
-            raise ValueError(
-                f"state_dict: expected hyper {sorted(self.current())} and state {sorted(self.rule.state)}, "
-                f"got {sorted(hyper)} and {sorted(state)}"
-            )
-        for name in self._hyper:
-            number(f"state_dict['hyper'][{name!r}]", hyper[name], low=-np.inf)
-        for name in self._flags:
-            flag(f"state_dict['hyper'][{name!r}]", hyper[name])
-        number("state_dict['hyper']['lr']", hyper["lr"])
+        for part, given, names in (("hyper", hyper, self.current()), ("state", state, self.rule.state)):
+            if not isinstance(given, dict) or given.keys() != set(names):
+                got = sorted(given) if isinstance(given, dict) else type(given).__name__
+                raise ValueError(f"state_dict[{part!r}]: expected a dict with the keys {sorted(names)}, got {got}")
+        try:
+            lr = number("lr", hyper["lr"])
+            rule, checked, flags = self._check(**{name: hyper[name] for name in hyper if name != "lr"})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"state_dict['hyper']: {error}") from None
+        if RULES[rule] is not self.rule:
+            raise ValueError(f"state_dict['hyper']: they call for the rule {rule}, this optimizer runs {self.rule.name}")
         copies = []
         for k, name in enumerate(self.rule.state):
             where = f"state_dict['state'][{name!r}]"
             for (label, array), held in zip(matching(state[name], self.params, where), self._state, strict=True):
-                if array.shape != held[k].shape or array.dtype != held[k].dtype:
+                saved = view(array, label)
+                if saved.shape != held[k].shape or saved.dtype != str(held[k].dtype):
                     raise ValueError(
-                        f"{label}: expected {held[k].dtype} {held[k].shape}, got {array.dtype} {array.shape}"
+                        f"{label}: expected {held[k].dtype} {held[k].shape}, got {saved.dtype} {saved.shape}"
                     )
-                copies.append((held[k], array))
+                copies.append((held[k], saved.owner))
         for target, source in copies:
-            target[...] = self._xp.asarray(source)
+            target[...] = self._xp.asarray(source.get() if self._xp is np and hasattr(source, "get") else source)
         self.steps = steps
-        self._hyper = {name: float(hyper[name]) for name in self._hyper}
-        self._flags = {name: hyper[name] for name in self._flags}
+        self._hyper, self._flags = checked, flags
         self._launches.clear()  # flags are compiled in
         if not callable(self._lr):
-            self.lr = hyper["lr"]
+            self.lr = lr
 
 
 def _same_sums(g, w):
@@ -190,17 +191,27 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False):
-        momentum = number("momentum", momentum, high=1, high_is_open=True)
-        dampening = number("dampening", dampening, high=1)
+        super().__init__(
+            params,
+            lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+        )
+
+    @staticmethod
+    def _check(momentum, dampening, weight_decay, nesterov, maximize):
         hyper = {
-            "momentum": momentum,
-            "dampening": dampening,
+            "momentum": number("momentum", momentum, high=1, high_is_open=True),
+            "dampening": number("dampening", dampening, high=1),
             "weight_decay": number("weight_decay", weight_decay),
         }
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov: needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}")
-        super().__init__(params, "sgd" if momentum else "gradient_descent", lr, hyper, flags)
+        return "sgd" if momentum else "gradient_descent", hyper, flags
 
     def _values(self):
         values = self.current()
@@ -220,9 +231,15 @@ class Momentum(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False):
+        super().__init__(
+            params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, maximize=maximize
+        )
+
+    @staticmethod
+    def _check(momentum, nesterov, weight_decay, maximize):
         hyper = {
             "momentum": number("momentum", momentum, high=1, high_is_open=True),
             "weight_decay": number("weight_decay", weight_decay),
         }
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
-        super().__init__(params, "heavy_ball", lr, hyper, flags)
+        return "heavy_ball", hyper, flags

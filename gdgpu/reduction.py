@@ -122,14 +122,15 @@ def cast_weights(weights, count, sums, xp):
     """weights as a contiguous array of the accumulator's dtype on the device; None for None."""
     if weights is None:
         return None
-    if not hasattr(weights, "__array__") and not hasattr(weights, "__dlpack__"):
-        weights = np.asarray(weights)
-    if tuple(weights.shape) != (count,):
-        raise ValueError(f"weights: expected shape ({count},), one for each sample, got {tuple(weights.shape)}")
     try:
-        return xp.ascontiguousarray(xp.asarray(weights), dtype=sums)
+        weights = xp.asarray(weights)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"weights: expected real numbers ({error})") from None
+        raise TypeError(f"weights: expected an array of real numbers ({error})") from None
+    if weights.dtype.kind not in "biuf":
+        raise TypeError(f"weights: expected real numbers, got dtype {weights.dtype}")
+    if weights.shape != (count,):
+        raise ValueError(f"weights: expected shape ({count},), one for each sample, got {weights.shape}")
+    return xp.ascontiguousarray(weights, dtype=sums)
 
 
 def _workspace(device, xp):

@@ -124,7 +124,7 @@ def _import(key, text):
     if directory is not None:
         try:
             return _execute(key, _write(directory / f"{key}.py", text), text, caching=True)
-        except OSError:  # a full disk: compile in memory instead
+        except (OSError, RuntimeError):  # a full disk, or numba finds no place to write: compile in memory instead
             pass
     return _execute(key, Path(tempfile.gettempdir()) / f"{key}.py", text, caching=False)
 

@@ -1,0 +1,163 @@
+"""The training loop: batches, gradients and steps, with nothing in an epoch that waits for the device."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .checkpoint import on_host
+from .checks import flag
+from .sampling import batch_starts, check_count, minibatches
+
+
+@dataclass
+class History:
+    """What a run was and how it went; both parts hold plain values that JSON can write.
+
+    config: the settings. epochs: for each epoch a dict of "epoch"; "loss", the mean over the epoch's
+    samples of the loss seen at each step; "test_loss" and "test_metric", None without validation;
+    "seconds", the time that its steps took.
+    """
+
+    config: dict
+    epochs: list = field(default_factory=list)
+
+
+class Diverged(ArithmeticError):
+    """A loss or the parameters were not finite. `step`: where, counted from 1 over the whole run."""
+
+    def __init__(self, step, reason):
+        super().__init__(step, reason)
+        self.step, self.reason = step, reason
+
+    def __str__(self):
+        return f"training diverged at step {self.step}: {self.reason}"
+
+
+def fit(
+    model,
+    X,
+    t,
+    optimizer,
+    batch_size=64,
+    epochs=10,
+    seed=0,
+    *,
+    shuffle=True,
+    drop_last=False,
+    validation=None,
+    first_epoch=0,
+    on_step=None,
+    on_epoch=None,
+):
+    """Gradient descent: for each batch of each epoch, `optimizer.step` of the model's gradient over it.
+
+    Batch descent is batch_size="full", stochastic 1, mini-batch N: see `minibatches`, which draws the
+    order from seed and epoch. One batch of all the samples is not shuffled: its mean is over the same
+    set. X: (n, n_features), t: what the model takes; moved to its device and dtype once, at the start.
+
+    Trains the epochs first_epoch .. epochs - 1, so that a run taken up again with the same parameters
+    and optimizer state ends with the bits of one that was not interrupted. `validation` is a pair (X, t).
+    `on_step(samples, loss)` sees each step's number of samples and its loss, a scalar on the device;
+    `on_epoch(record)` each epoch's record, which is then in the History returned.
+
+    Raises Diverged at the end of the epoch in which a loss was first not finite (losses stay on the device
+    until then), or after which the parameters are not. Raises ValueError or TypeError naming the
+    argument, before the first step: wrong shapes, NaN or infinity, lengths that differ, no samples,
+    numbers out of range, an optimizer of other parameters.
+    """
+    if not hasattr(model, "_loss_and_gradient"):
+        raise TypeError(f"model: expected one of gdgpu.models, got {type(model).__name__}")
+    X, t = model._prepare(X, t, finite=True)
+    starts = batch_starts(len(X), batch_size, flag("drop_last", drop_last))
+    if not len(X):
+        raise ValueError(f"X: expected one sample or more, got shape {X.shape}")
+    if not starts:
+        raise ValueError(f"batch_size: expected at most {len(X)} samples with drop_last, got {batch_size}")
+    epochs, first_epoch = check_count("epochs", epochs), check_count("first_epoch", first_epoch)
+    seed, shuffle = check_count("seed", seed), flag("shuffle", shuffle)
+    _check_owner(optimizer, model)
+    for name, function in (("on_step", on_step), ("on_epoch", on_epoch)):
+        if not (function is None or callable(function)):
+            raise TypeError(f"{name}: expected a function or None, got {type(function).__name__}")
+    validation = _prepare_validation(model, validation)
+
+    history = History(
+        {
+            "model": model.name,
+            "optimizer": optimizer.name,
+            **optimizer.current(),
+            "batch_size": "full" if batch_size == "full" else starts.step,
+            "epochs": epochs,
+            "seed": seed,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+            "samples": len(X),
+            "dtype": model.dtype.name,
+            "device": model.device.name,
+        }
+    )
+    order = {"shuffle": shuffle and starts.step < len(X), "seed": seed, "drop_last": drop_last}
+    for epoch in range(first_epoch, epochs):
+        begin = time.perf_counter()
+        batches = minibatches(X, t, batch_size=starts.step, epoch=epoch, **order)
+        with np.errstate(all="ignore"):  # a run that diverges says so once, by Diverged
+            counts, losses = _descend(model, optimizer, batches, on_step)
+        _check_finite(losses, model, steps_before=epoch * len(starts))
+        record = {
+            "epoch": epoch,
+            "loss": float(np.average(losses, weights=counts)),
+            "test_loss": None,
+            "test_metric": None,
+            "seconds": time.perf_counter() - begin,
+        }
+        if validation:
+            with np.errstate(all="ignore"):
+                record["test_loss"], record["test_metric"] = model._evaluate(*validation)
+        history.epochs.append(record)
+        if on_epoch:
+            on_epoch(record)
+    return history
+
+
+def _descend(model, optimizer, batches, on_step):
+    """One epoch of steps: the samples of each, and its loss, in float64 on the host."""
+    counts, losses = [], []
+    for X, t in batches:
+        loss, grads = model._loss_and_gradient(X, t)
+        optimizer.step(grads)
+        counts.append(len(X))
+        losses.append(loss)
+        if on_step:
+            on_step(len(X), loss)
+    return counts, on_host(model.device.xp.stack(losses)).astype("float64")
+
+
+def _check_finite(losses, model, steps_before):
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise Diverged(steps_before + int(bad[0]) + 1, f"loss is {losses[bad[0]]}")
+    for name, array in model.params.items():
+        if not model.device.xp.isfinite(array).all():
+            raise Diverged(steps_before + len(losses), f"{name} is not finite")
+
+
+def _check_owner(optimizer, model):
+    params = getattr(optimizer, "params", None)
+    if not hasattr(optimizer, "step"):
+        raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
+    own = isinstance(params, dict) and params.keys() == model.params.keys()
+    if not own or any(params[name] is not array for name, array in model.params.items()):
+        raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")
+
+
+def _prepare_validation(model, validation):
+    if validation is None:
+        return None
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation: expected a pair (X, t), got {type(validation).__name__}")
+    names = ("validation[0]", "validation[1]")
+    X, t = model._prepare(*validation, names=names, finite=True)
+    if not len(X):
+        raise ValueError(f"{names[0]}: expected one sample or more, got shape {X.shape}")
+    return X, t

@@ -1,0 +1,34 @@
+"""What the documents promise: the README's example runs and learns, and so do the scripts in examples/."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import gdgpu
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_example_finds_the_line(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert len(example.splitlines()) <= 13
+    assert float(scope["model"].params["bias"][0]) == pytest.approx(3, abs=1e-3)
+    assert "bias 3.000" in capsys.readouterr().out
+
+
+def test_weighted_samples_ignores_the_outliers():
+    worst = runpy.run_path(ROOT / "examples" / "weighted_samples.py")["main"]()
+    assert worst < 0.05
+
+
+def test_every_public_name_has_a_docstring_and_loads():
+    for name in gdgpu.__all__:
+        assert getattr(gdgpu, name).__doc__, name
+
+
+def test_version_is_the_one_in_pyproject():
+    assert f'version = "{gdgpu.__version__}"' in (ROOT / "pyproject.toml").read_text()
