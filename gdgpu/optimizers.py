@@ -152,7 +152,7 @@ class Optimizer:
         except (TypeError, ValueError) as error:
             raise ValueError(f"state_dict['hyper']: {error}") from None
         if RULES[rule] is not self.rule:
-            raise ValueError(f"state_dict['hyper']: they call for the rule {rule}, this optimizer runs {self.rule.name}")
+            raise ValueError(f"state_dict['hyper']: they call for rule {rule}, this optimizer runs {self.rule.name}")
         copies = []
         for k, name in enumerate(self.rule.state):
             where = f"state_dict['state'][{name!r}]"

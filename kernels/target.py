@@ -7,6 +7,7 @@ simulator (NUMBA_ENABLE_CUDASIM=1).
 import ctypes
 import os
 import threading
+import warnings
 from functools import cache
 
 from llvmlite import ir
@@ -79,19 +80,25 @@ class Kernel:
     def __init__(self, function, signature):
         self.function, self.signature = function, signature
         self._lock = threading.Lock()
-        self._compiled = None
+        self._dispatcher, self._launches = None, {}
 
     def launch(self, blocks, threads, *args):
-        """Run on CuPy's current stream; does not wait. threads: (x, y)."""
+        """Run on CuPy's current stream; does not wait. threads: x, or (x, y)."""
         if blocks:
-            self._dispatcher()[blocks, threads, _current_stream()](*args)
+            geometry = blocks, threads, _current_stream()
+            launch = self._launches.get(geometry) or self._configure(geometry)
+            launch(*args)
 
-    def _dispatcher(self):
-        with self._lock:
-            if self._compiled is None:
+    def _configure(self, geometry):
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numba finds small grids slow; small parameters need no more
+            if self._dispatcher is None:
                 decorate = cuda.jit if SIMULATED else cuda.jit(self.signature)
-                self._compiled = decorate(self.function)
-        return self._compiled
+                self._dispatcher = decorate(self.function)
+            blocks, threads, stream = geometry
+            stream = stream if SIMULATED else cuda.external_stream(stream)
+            self._launches[geometry] = self._dispatcher[blocks, threads, stream]
+        return self._launches[geometry]
 
     def ptx(self, capability=(9, 0)):
         """PTX for a compute capability; needs no GPU."""
@@ -118,4 +125,4 @@ def _current_stream():
         return 0
     import cupy
 
-    return cuda.external_stream(cupy.cuda.get_current_stream().ptr)
+    return cupy.cuda.get_current_stream().ptr
