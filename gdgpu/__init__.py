@@ -21,7 +21,7 @@ _HOME = {
     "History": "training",
     "Diverged": "training",
 }
-_MODULES = ("models", "checkpoint", "data", "devices", "kernels")
+_MODULES = ("models", "checkpoint", "datasets", "devices", "kernels")
 
 __all__ = [*_HOME, "models"]
 

@@ -1,0 +1,103 @@
+"""What a run shows: a progress bar on standard error, tables on standard output."""
+
+import time
+
+_INTERVAL = 0.1  # seconds between updates, each of which reads a loss and so waits for a GPU
+
+
+class TrainingBar:
+    """Progress with loss, samples per second and effective GB/s, both averages since the first step ended.
+
+    Bytes counted: 4 for each feature of each sample that a gradient reads, and `step_bytes` for each step.
+    """
+
+    def __init__(self, session):
+        self.samples, self.epochs = len(session.split.X), session.options.epochs
+        self.done = self.samples * len(session.epochs)
+        self.sample_bytes, self.step_bytes = 4 * session.model.n_features, step_bytes(session.optimizer)
+        self.read = self.steps = 0
+        self.started = self.shown = None
+
+    def __enter__(self):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:3.0f}%  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console(stderr=True), auto_refresh=False, expand=True)
+        total = self.samples * self.epochs
+        self.task = self.progress.add_task("", total=total, **self._fields(""))
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error):
+        self.progress.stop()
+
+    def on_step(self, samples, loss):
+        self.done += samples
+        now = time.perf_counter()
+        if self.started is None:  # the first step compiles
+            self.started = self.shown = now
+            return
+        self.read += samples
+        self.steps += 1
+        if now - self.shown >= _INTERVAL or self.done == self.samples * self.epochs:
+            self.shown = now
+            seconds = max(now - self.started, 1e-9)
+            rate = (self.read * self.sample_bytes + self.steps * self.step_bytes) / seconds / 1e9
+            speed = f"{_short(self.read / seconds)} samples/s  {rate:.3g} GB/s"
+            self.progress.update(self.task, **self._fields(f"loss {float(loss):.4g}  {speed}"), refresh=True)
+
+    def _fields(self, speed):
+        epoch = min(self.done // self.samples + 1, self.epochs)
+        return {"completed": self.done, "epoch": f"{epoch}/{self.epochs}", "speed": speed}
+
+
+def step_bytes(optimizer):
+    """Bytes that a step moves: it reads w, g and the state, and writes w and the state, each once."""
+    params = optimizer.params.values()
+    state = optimizer.state_dict()["state"].values()
+    kept = sum(array.nbytes for arrays in state for array in arrays.values())
+    return 3 * sum(array.nbytes for array in params) + 2 * kept
+
+
+def is_terminal():
+    """Whether standard error is one, where a progress bar makes sense."""
+    return console(stderr=True).is_terminal
+
+
+def console(stderr=False):
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def show_table(rows, title=None):
+    """Print (name, value) rows; a value of None leaves its row out."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE, show_header=False, title=title, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value is not None:
+            table.add_row(Text(name), Text(str(value)))  # Text: square brackets in a path are no markup
+    console().print(table)
+
+
+def note(text):
+    """One line of news on standard error."""
+    console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
+def _short(number):
+    """1234567 -> "1.23M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

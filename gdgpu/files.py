@@ -1,0 +1,93 @@
+"""Output files: written whole or not at all, and checked before the work that fills them."""
+
+import json
+import math
+import os
+import secrets
+from contextlib import contextmanager, suppress
+
+
+@contextmanager
+def replacing(path):
+    """A binary file that takes the place of `path`, at once, when the block ends without an error.
+
+    The bytes go to a temporary file in the same directory (`.gdgpu-*.tmp`), which is flushed to the disk and
+    renamed over `path`: whatever happens, `path` is the old file or the new one. An error removes the
+    temporary file; only a killed process can leave one behind, and it may be deleted.
+
+    Raises ValueError if `path` exists and is no plain file, OSError if writing fails.
+    """
+    path = os.path.realpath(path)  # replace what a link points to, not the link
+    _check_plain(path, "path")
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):  # "no space left" names no file, others name the temporary one
+            raise OSError(error.errno, error.strerror or str(error), path) from None
+        raise
+    _sync_directory(os.path.dirname(path))
+
+
+def check_writable(path, argument):
+    """Raise a ValueError that names `argument` if `replacing` could not write `path`; changes nothing."""
+    real = os.path.realpath(path)
+    _check_plain(real, argument)
+    probe = _temporary(real)
+    try:
+        if os.path.exists(real) and not os.access(real, os.W_OK):
+            raise PermissionError(None, "the file is read-only")
+        with open(probe, "xb"):  # os.access says nothing of read-only file systems
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        raise ValueError(f"{argument}: {path} cannot be written ({error.strerror})") from None
+
+
+def write_json(path, value):
+    """Write `value` as JSON, numbers that are not finite as null (JSON has no NaN); atomically."""
+    with replacing(path) as file:
+        file.write((to_json(value, indent=2) + "\n").encode())
+
+
+def to_json(value, indent=None):
+    """JSON text of `value`, numbers that are not finite as null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _check_plain(path, argument):
+    # A device such as /dev/null must not be renamed over.
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "directory" if os.path.isdir(path) else "device"
+        raise ValueError(f"{argument}: expected a file, got the {what} {path}")
+
+
+def _temporary(path):
+    return os.path.join(os.path.dirname(path), f".gdgpu-{secrets.token_hex(8)}.tmp")
+
+
+def _sync_directory(directory):
+    """Make the new name itself survive a power cut."""
+    if os.name == "nt":  # a directory cannot be opened there
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""What a run can be made of: the tables of models and optimizers, and the command line's options."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Model(NamedTuple):
+    """new: class in gdgpu.models. kind: of its targets. rate: factor of the default lr."""
+
+    new: str
+    kind: str
+    rate: float
+
+
+class Optimizer(NamedTuple):
+    """new: class in gdgpu. fixed: arguments that make the variant. defaults: its hyperparameters,
+    with lr only if it does not depend on the scale of the features."""
+
+    new: str
+    fixed: dict
+    defaults: dict
+
+
+MODELS = {
+    "linear": Model("LinearRegression", "values", 0.5),
+    "logistic": Model("LogisticRegression", "classes", 8),
+    "softmax": Model("SoftmaxRegression", "classes", 8),
+}
+OPTIMIZERS = {
+    "sgd": Optimizer("SGD", {}, {"momentum": 0.0}),
+    "momentum": Optimizer("Momentum", {}, {"momentum": 0.9}),
+    "nesterov": Optimizer("Momentum", {"nesterov": True}, {"momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `gdgpu train` with their defaults; None: chosen by the data or the optimizer."""
+
+    data: str | None = None
+    target: str | None = None
+    model: str | None = None
+    optimizer: str = "momentum"
+    batch_size: int | str = 32
+    lr: float | None = None
+    momentum: float | None = None
+    epochs: int = 30
+    seed: int = 0
+    device: str | None = None
+    test_fraction: float = 0.2
+    standardize: bool = True
+    plot: str | None = None
+    history: str | None = None
+    checkpoint: str | None = None
+    resume: bool = False
+    quiet: bool = False
