@@ -1,7 +1,6 @@
 """Checkpoints: named arrays and text in one safetensors file, replaced atomically."""
 
-import numpy as np
-
+from .devices import on_host
 from .files import replacing
 
 
@@ -44,9 +43,3 @@ def load(path):
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"path: {path} is not a whole safetensors file ({error})") from None
-
-
-def on_host(array):
-    """`array` as a C-contiguous NumPy array; copies from the GPU if it is there."""
-    array = array.get() if hasattr(array, "get") else array
-    return np.asarray(array, order="C")  # ascontiguousarray would turn a scalar into a vector

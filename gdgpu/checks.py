@@ -1,7 +1,7 @@
 """Checks of scalar arguments. Each returns the value, or raises naming the argument."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def number(name, value, low=0.0, high=math.inf, high_is_open=False):
@@ -28,3 +28,14 @@ def one_of(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+def count(name, value, least=0, otherwise=""):
+    """An int >= least. otherwise: what else the argument takes, for the message."""
+    expected = f"{name}: expected an int >= {least}{otherwise}, got "
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
+        raise TypeError(expected + shown)
+    if value < least:
+        raise ValueError(expected + str(value))
+    return int(value)

@@ -70,9 +70,7 @@ def cli(context):
 
 @cli.command(short_help="Train a model on a file, or on handwritten digits.")
 @click.argument("data", required=False)
-@click.option(
-    "--target", help="Column of a .csv (name or index, the last by default), array of an .npz, or file."
-)
+@click.option("--target", help="Column of a .csv (name or index, the last by default), array of an .npz, or file.")
 @click.option("--model", type=click.Choice(list(MODELS)), help="By default what fits the target.")
 @click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default=_DEFAULT.optimizer)
 @click.option(
@@ -91,9 +89,7 @@ def cli(context):
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, help="In all, the resumed ones included.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, help="Of the split and of the shuffles.")
 @click.option("--device", metavar="auto|cpu|cuda", help="By default GDGPU_DEVICE, or auto.")
-@click.option(
-    "--test-fraction", type=float, default=_DEFAULT.test_fraction, help="Share of the samples held out."
-)
+@click.option("--test-fraction", type=float, default=_DEFAULT.test_fraction, help="Share of the samples held out.")
 @click.option("--standardize/--no-standardize", default=True, help="Features to mean 0 and deviation 1.")
 @click.option("--plot", metavar="FILE.png", help="Draw losses and accuracy or R^2.")
 @click.option("--history", metavar="FILE.json", help="Write what happened in each epoch.")

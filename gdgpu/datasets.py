@@ -6,8 +6,8 @@ from importlib import resources
 
 import numpy as np
 
+from .checks import count
 from .loading import DataError, blocks, read
-from .sampling import check_count
 
 _MOST_CLASSES = 100
 _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle
@@ -49,9 +49,7 @@ class Dataset:
             raise DataError(f"DATA: the target of {self.source} is no class label: expected integers or text")
         labels, indices = np.unique(self.t, return_inverse=True)
         if len(labels) > max(2, len(self.t) // 2):
-            raise DataError(
-                f"DATA: the target of {self.source} has {len(labels)} labels in {len(self.t)} samples"
-            )
+            raise DataError(f"DATA: the target of {self.source} has {len(labels)} labels in {len(self.t)} samples")
         return indices, [int(label) if label.dtype.kind == "f" else label.item() for label in labels]
 
     def fingerprint(self):
@@ -113,7 +111,7 @@ def split(X, t, test_fraction=0.2, seed=0, standardize=True):
     held_out = max(round(test_fraction * len(X)), 1 if test_fraction else 0)
     if held_out >= len(X):
         raise ValueError(f"test_fraction: {test_fraction} of {len(X)} samples leaves none to train on")
-    order = np.random.Generator(np.random.PCG64([check_count("seed", seed), _SPLIT])).permutation(len(X))
+    order = np.random.Generator(np.random.PCG64([count("seed", seed), _SPLIT])).permutation(len(X))
     test, train = np.sort(order[:held_out]), np.sort(order[held_out:])  # ascending: memory maps read forwards
     mean, scale = moments(X, train) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
     return Split(_take(X, train, mean, scale), t[train], _take(X, test, mean, scale), t[test], mean, scale)
@@ -130,7 +128,7 @@ def moments(X, rows):
     for _, block in _gather(X, rows):
         squares += ((block - mean) ** 2).sum(0)
     deviation = np.sqrt(squares / len(rows))
-    return mean, np.where(constant | (deviation == 0), 1.0, deviation)
+    return mean, np.where(deviation == 0, 1.0, deviation)
 
 
 def _take(X, rows, mean, scale):

@@ -68,3 +68,11 @@ def resolve(device=None):
         raise ValueError(f"{origin}: 'cuda' was asked for, but {reason}")
     module = "cupy" if device == "cuda" and not simulated() else "numpy"
     return Device(device, import_module(module))
+
+
+def on_host(array):
+    """`array` as a C-contiguous NumPy array; copies from the GPU if it is there."""
+    import numpy as np
+
+    array = array.get() if hasattr(array, "get") else array
+    return np.asarray(array, order="C")  # ascontiguousarray would turn a scalar into a vector

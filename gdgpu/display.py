@@ -1,5 +1,6 @@
 """What a run shows: a progress bar on standard error, tables on standard output."""
 
+import sys
 import time
 
 _INTERVAL = 0.1  # seconds between updates, each of which reads a loss and so waits for a GPU
@@ -66,7 +67,7 @@ def step_bytes(optimizer):
 
 def is_terminal():
     """Whether standard error is one, where a progress bar makes sense."""
-    return console(stderr=True).is_terminal
+    return sys.stderr.isatty()
 
 
 def console(stderr=False):

@@ -6,7 +6,7 @@ from .arrays import disjoint, samples
 from .kernels import fused, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator, itemsize
-from .kernels.reducer import Reduction
+from .kernels.reducer import Job, Reduction
 from .reduction import cast_weights, scale_of
 
 
@@ -72,18 +72,15 @@ class Samples(_Launch):
         held = cast_weights(weights, count, self.sums, self.optimizer._xp)
         self._check(G)
         self._kernel(self.device, self.g_dtype, held is not None)
-        matrices = [(g.address, samples(g)[2]) for g in G]
-
-        def launch():
-            self.reduction.run(
-                self.g_dtype,
-                count,
-                self.columns,
-                matrices,
-                self.written,
-                scale_of(reduction, count),
-                self.hyper.address,
-                0 if held is None else address_of(held),
-            )
-
-        return launch
+        job = Job(
+            self.g_dtype,
+            count,
+            self.columns,
+            [(g.address, samples(g)[2]) for g in G],
+            self.written,
+            scale_of(reduction, count),
+            self.hyper.address,
+            0 if held is None else address_of(held),
+        )
+        # held: the weights must outlive the launch
+        return lambda held=held: self.reduction.run(job)

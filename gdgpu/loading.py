@@ -117,7 +117,7 @@ def _read_idx(path, argument):
         shape = tuple(np.frombuffer(lengths[: len(lengths) // 4 * 4], ">u4").tolist())
         size = math.prod(shape) * dtype.itemsize
         data = file.read()
-    if len(shape) < magic[3] or len(data) < size:
+    if len(data) < size:
         raise DataError(f"{argument}: {path} is truncated: {len(data)} bytes of elements, shape {shape}")
     if len(data) > size:
         raise DataError(f"{argument}: {path} is longer than the {size} bytes of its shape {shape}")

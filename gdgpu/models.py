@@ -9,8 +9,8 @@ They contain exp, log and matrix products: two devices agree to rounding, not to
 
 import numpy as np
 
+from .checks import count
 from .devices import resolve
-from .sampling import check_count
 
 
 class _LinearModel:
@@ -26,7 +26,7 @@ class _LinearModel:
         if name not in ("float32", "float64"):
             raise ValueError(f'dtype: expected "float32" or "float64", got {dtype!r}')
         self.dtype = np.dtype(name)
-        self.n_features, self.n_outputs = check_count("n_features", n_features, least=1), n_outputs
+        self.n_features, self.n_outputs = count("n_features", n_features, least=1), n_outputs
         self.device = resolve(device)
         zeros = self.device.xp.zeros
         self.params = {
@@ -99,9 +99,7 @@ class _LinearModel:
         """
         X, t = self._samples(X, names[0]), self._targets(self._array(t, names[1]), names[1])
         if len(X) != len(t):
-            raise ValueError(
-                f"{names[1]}: expected {len(X)} targets, one for each sample of {names[0]}, got {len(t)}"
-            )
+            raise ValueError(f"{names[1]}: expected {len(X)} targets, one for each sample of {names[0]}, got {len(t)}")
         if finite:
             self._check_finite(X, names[0])
             self._check_finite(t, names[1])
@@ -123,9 +121,7 @@ class _LinearModel:
             array = xp.asarray(array)
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise TypeError(
-                f"{name}: expected a numeric array, got {type(array).__name__} ({reason})"
-            ) from None
+            raise TypeError(f"{name}: expected a numeric array, got {type(array).__name__} ({reason})") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name}: expected a numeric array, got dtype {array.dtype}")
         return array
@@ -157,7 +153,7 @@ class LinearRegression(_LinearModel):
     name, metric_name = "linear", "R^2"
 
     def __init__(self, n_features, n_outputs=1, *, device=None, dtype="float32"):
-        super().__init__(n_features, check_count("n_outputs", n_outputs, least=1), device, dtype)
+        super().__init__(n_features, count("n_outputs", n_outputs, least=1), device, dtype)
 
     def _targets(self, t, name):
         shapes = f"(samples, {self.n_outputs})" + (" or (samples,)" if self.n_outputs == 1 else "")
@@ -220,7 +216,7 @@ class SoftmaxRegression(_LinearModel):
     name, metric_name = "softmax", "accuracy"
 
     def __init__(self, n_features, n_classes, *, device=None, dtype="float32"):
-        super().__init__(n_features, check_count("n_classes", n_classes, least=2), device, dtype)
+        super().__init__(n_features, count("n_classes", n_classes, least=2), device, dtype)
 
     def _targets(self, t, name):
         self._check_vector(t, name)

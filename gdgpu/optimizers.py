@@ -231,9 +231,7 @@ class Momentum(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False):
-        super().__init__(
-            params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, maximize=maximize
-        )
+        super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, maximize=maximize)
 
     @staticmethod
     def _check(momentum, nesterov, weight_decay, maximize):

@@ -22,7 +22,7 @@ class Optimizer(NamedTuple):
 
 
 MODELS = {
-    "linear": Model("LinearRegression", "values", 0.5),
+    "linear": Model("LinearRegression", "values", 0.25),
     "logistic": Model("LogisticRegression", "classes", 8),
     "softmax": Model("SoftmaxRegression", "classes", 8),
 }

@@ -34,9 +34,7 @@ def plot(path, epochs, metric_name, title=""):
 
     def curve(axis, key, color, label):
         values = [float("nan") if record[key] is None else record[key] for record in epochs]
-        axis.plot(
-            number, values, color=color, label=label, marker="o" if len(values) < 2 else None, linewidth=2
-        )
+        axis.plot(number, values, color=color, label=label, marker="o" if len(values) < 2 else None, linewidth=2)
 
     curve(axes[0], "loss", "#4269d0", "training")
     if tested:

@@ -9,7 +9,7 @@ from .checks import one_of
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
-from .kernels.reducer import Reduction
+from .kernels.reducer import Job, Reduction
 from .kernels.tree import levels
 
 REDUCTIONS = ("mean", "sum")
@@ -39,15 +39,10 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
         if target.shape != g.shape[1:] or target.dtype != sums:
             raise ValueError(f"out: expected {sums} {g.shape[1:]}, got {target.dtype} {target.shape}")
         disjoint([target], [g])
-        _workspace(device, xp).run(
-            g.dtype,
-            rows,
-            [columns],
-            [(g.address, stride)],
-            [(target.address,)],
-            scale_of(reduction, rows),
-            weights=0 if held is None else address_of(held),
-        )
+        weights_at = 0 if held is None else address_of(held)
+        scale = scale_of(reduction, rows)
+        job = Job(g.dtype, rows, [columns], [(g.address, stride)], [(target.address,)], scale, weights=weights_at)
+        _workspace(device, xp).run(job)
     return out
 
 

@@ -41,9 +41,7 @@ def restore(session, path):
         epochs, steps = json.loads(metadata["history"]), int(metadata["steps"])
         _restore_tensors(session, tensors, steps)
     except (ValueError, KeyError) as error:
-        reason = (
-            str(error).removeprefix("path: ") if isinstance(error, ValueError) else f"{path} has no {error}"
-        )
+        reason = str(error).removeprefix("path: ") if isinstance(error, ValueError) else f"{path} has no {error}"
         raise ValueError(f"checkpoint: {reason}") from None
     session.epochs = epochs
     if len(epochs) >= session.options.epochs:
@@ -71,8 +69,7 @@ def _restore_tensors(session, tensors, steps):
     params, optimizer = session.model.params, session.optimizer
     fresh = optimizer.state_dict()
     state = {
-        state: {name: tensors[f"state/{state}/{name}"] for name in arrays}
-        for state, arrays in fresh["state"].items()
+        state: {name: tensors[f"state/{state}/{name}"] for name in arrays} for state, arrays in fresh["state"].items()
     }
     optimizer.load_state_dict({**fresh, "steps": steps, "state": state})
     for name, array in params.items():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .checks import flag
+from .checks import count, flag
 
 
 def minibatches(*arrays, batch_size, shuffle=True, seed=0, epoch=0, drop_last=False):
@@ -24,7 +24,7 @@ def minibatches(*arrays, batch_size, shuffle=True, seed=0, epoch=0, drop_last=Fa
     """
     n = _common_length(arrays)
     starts = batch_starts(n, batch_size, flag("drop_last", drop_last))
-    seed, epoch = check_count("seed", seed), check_count("epoch", epoch)
+    seed, epoch = count("seed", seed), count("epoch", epoch)
     return _batches(arrays, n, starts, [seed, epoch] if flag("shuffle", shuffle) else None)
 
 
@@ -35,19 +35,8 @@ def batch_starts(n, batch_size, drop_last=False):
     """
     if isinstance(batch_size, str) and batch_size == "full":
         return range(0, n, max(n, 1))
-    size = check_count("batch_size", batch_size, least=1, otherwise=' or "full"')
+    size = count("batch_size", batch_size, least=1, otherwise=' or "full"')
     return range(0, n - n % size if drop_last else n, size)
-
-
-def check_count(name, value, least=0, otherwise=""):
-    """`value` as an int >= least; ValueError or TypeError that names the argument if it is none."""
-    expected = f"{name}: expected an int >= {least}{otherwise}, got "
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
-        raise TypeError(expected + shown)
-    if value < least:
-        raise ValueError(expected + str(value))
-    return int(value)
 
 
 def _common_length(arrays):

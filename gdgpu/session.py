@@ -8,11 +8,12 @@ import numpy as np
 import gdgpu
 
 from . import datasets, display, models, plotting, resuming
+from .checks import count
 from .devices import resolve
 from .files import check_writable, write_json
 from .info import describe
 from .options import MODELS, OPTIMIZERS
-from .sampling import batch_starts, check_count
+from .sampling import batch_starts
 from .training import fit
 
 
@@ -41,7 +42,7 @@ class Session:
     def __init__(self, options):
         self.options, self.epochs = options, []
         device = resolve(options.device)
-        check_count("epochs", options.epochs, least=1)
+        count("epochs", options.epochs, least=1)
         data = datasets.load(options.data, options.target)
         name, t, self.labels = _choose_model(data, options.model)
         self.split = datasets.split(data.X, t, options.test_fraction, options.seed, options.standardize)

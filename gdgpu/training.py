@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .checkpoint import on_host
-from .checks import flag
-from .sampling import batch_starts, check_count, minibatches
+from .checks import count, flag
+from .devices import on_host
+from .sampling import batch_starts, minibatches
 
 
 @dataclass
@@ -74,8 +74,8 @@ def fit(
         raise ValueError(f"X: expected one sample or more, got shape {X.shape}")
     if not starts:
         raise ValueError(f"batch_size: expected at most {len(X)} samples with drop_last, got {batch_size}")
-    epochs, first_epoch = check_count("epochs", epochs), check_count("first_epoch", first_epoch)
-    seed, shuffle = check_count("seed", seed), flag("shuffle", shuffle)
+    epochs, first_epoch = count("epochs", epochs), count("first_epoch", first_epoch)
+    seed, shuffle = count("seed", seed), flag("shuffle", shuffle)
     _check_owner(optimizer, model)
     for name, function in (("on_step", on_step), ("on_epoch", on_epoch)):
         if not (function is None or callable(function)):

@@ -53,9 +53,9 @@ def root(sums, nodes, pitch, width, depth):
 """
 
 
-def sum_text(g, weight=None, before="{}"):
-    """Text that adds a value, or its product with a weight, to a sum."""
-    return f"{before} + {g}" if weight is None else f"fma({weight}, {g}, {before})"
+def sum_text(value, weight, before):
+    """Text that adds a value, or its product with a weight if there is one, to the sum before."""
+    return f"{before} + {value}" if weight is None else f"fma({weight}, {value}, {before})"
 
 
 def cpu_text(dtype, weighted):

@@ -1,6 +1,7 @@
 """Speed of the CPU kernels against NumPy and torch: python profiling/cpu.py [--json FILE] [--scale 0.1] [CASE …]
 
-Each ratio is taken in one process, interleaved, from medians (harness.py); above 1: gdgpu is faster.
+Each ratio is taken in one process, interleaved, from medians (harness.py); above 1: gdgpu is faster. Matrices are the
+same memory for all; parameters, gradients and state are each library's own arrays.
 """
 
 import argparse
@@ -25,8 +26,8 @@ def momentum(torch, size):
     rng = np.random.default_rng(0)
     w, g = rng.standard_normal((2, size), np.float32)
     ours = gdgpu.Momentum(w.copy(), lr=1e-3)
-    weight = torch.nn.Parameter(torch.from_numpy(w.copy()))
-    weight.grad = torch.from_numpy(g.copy())
+    weight = torch.nn.Parameter(torch.from_numpy(w).clone())
+    weight.grad = torch.from_numpy(g).clone()
     theirs = torch.optim.SGD([weight], lr=1e-3, momentum=0.9, fused=True)
     return 20 * size, {"gdgpu": lambda: ours.step(g), "torch": theirs.step}
 
@@ -48,7 +49,7 @@ def fused(torch, shape):
     rng = np.random.default_rng(0)
     G, w = rng.standard_normal(shape, np.float32), rng.standard_normal(shape[1], np.float32)
     ours = gdgpu.Momentum(w.copy(), lr=1e-3)
-    tensor, weight = torch.from_numpy(G), torch.nn.Parameter(torch.from_numpy(w.copy()))
+    tensor, weight = torch.from_numpy(G), torch.nn.Parameter(torch.from_numpy(w).clone())
     theirs = torch.optim.SGD([weight], lr=1e-3, momentum=0.9, fused=True)
 
     def torch_step():
@@ -86,7 +87,7 @@ def main():
     parser.add_argument("case", nargs="*", help="only cases whose name starts with this, e.g. reduce")
     parser.add_argument("--json", metavar="FILE", help="write the table here too")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the sizes, for a quick look")
-    parser.add_argument("--rounds", type=int, default=11, help="samples a contender")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
     arguments = parser.parse_args()
     try:
         import torch

@@ -4,21 +4,22 @@ import statistics
 import time
 
 
-def interleave(calls, rounds=11, warmups=2, pause=0.05):
-    """Seconds of each call, `rounds` samples each, taken in turn: {name: [seconds]}.
+def interleave(calls, rounds=7, seconds=0.2):
+    """Seconds of each call's samples, taken in turn: {name: [seconds]}.
 
-    A pause and two untimed calls precede each sample, so that the threads of the contender before (OpenMP's go on
-    spinning for a while) and what it left in the caches are not charged to this one.
+    In each of `rounds` turns a contender runs for `seconds`, and only the second half of its calls counts: threads
+    of the contender before go on spinning for tens of milliseconds (OpenMP's), and caches are not its own yet.
     """
     samples = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            time.sleep(pause)
-            for _ in range(warmups):
+            taken = []
+            end = time.perf_counter() + seconds
+            while len(taken) < 4 or time.perf_counter() < end:
+                start = time.perf_counter()
                 call()
-            start = time.perf_counter()
-            call()
-            samples[name].append(time.perf_counter() - start)
+                taken.append(time.perf_counter() - start)
+            samples[name] += taken[len(taken) // 2 :]
     return samples
 
 
