@@ -48,7 +48,7 @@ def set_num_threads(n):
 
 def run(kernel, args, items, nbytes, scratch_bytes=0):
     """kernel(*args, scratch, first, last) over ranges that cover 0 … items-1, and wait for all of it."""
-    threads = 1 if nbytes < SERIAL_BYTES else min(num_threads(), items)
+    threads = min(num_threads(), items if nbytes >= SERIAL_BYTES else 1)
     if threads <= 1:
         if items:
             kernel(*args, _scratch(scratch_bytes), 0, items)
