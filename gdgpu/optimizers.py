@@ -17,6 +17,7 @@ from .arrays import (
 from .checks import flag, number, one_of
 from .kernels.memory import accumulator
 from .kernels.rules import RULES
+from .kernels.threads import uninterrupted
 from .launches import Samples, Step
 
 
@@ -103,9 +104,10 @@ class Optimizer:
                 if launch is None:
                     launch = self._launches[kind, key, tensors] = kind(self, tensors, key[1])
                 ready.append(launch.prepare([gradients[k] for k in tensors], *args))
-            for run in ready:
-                run()
-        self.steps += 1
+            with uninterrupted():
+                for run in ready:
+                    run()
+                self.steps += 1
 
     def _combinations(self, gradients):
         """The tensors of each combination of dtypes (of w, of g)."""

@@ -7,7 +7,11 @@ underneath: forking after use, and calling from several Python threads at once, 
 import itertools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+
+# The functions under those of `signal`, which spend microseconds of every step on enums.
+from _signal import SIGINT, getsignal
+from _signal import signal as set_handler
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -40,7 +44,7 @@ def num_threads():
 def set_num_threads(n):
     """Use n >= 1 threads from the next call on. The results do not change by a bit."""
     global _num_threads
-    if not isinstance(n, int) or n < 1:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f"n: expected an int >= 1, got {n!r}")
     _num_threads = n
     _forget_pool()
@@ -61,13 +65,29 @@ def run(kernel, args, items, nbytes, scratch_bytes=0):
         while (first := next(starts)) < items:
             kernel(*args, scratch, first, min(first + step, items))
 
-    helpers = _submit(work, threads - 1)
-    try:
+    with uninterrupted():  # the helpers hold bare addresses: nobody may leave before they are done
+        helpers = _submit(work, threads - 1)
         work()
-    finally:  # an interrupt here leaves the rest to the helpers: a step happens whole
-        wait(helpers)
-    for helper in helpers:
-        helper.result()
+        for helper in helpers:
+            helper.result()
+
+
+class uninterrupted:  # noqa: N801: reads like a function
+    """A Ctrl-C that comes inside the block is seen at its end, so that what is in it happens whole."""
+
+    def __enter__(self):
+        self.came, self.usual = [], None
+        # Python runs signal handlers in the main thread only; None: a handler that is not Python's
+        if threading.current_thread() is threading.main_thread():
+            self.usual = getsignal(SIGINT)
+        if self.usual is not None:
+            set_handler(SIGINT, lambda *event: self.came.append(event))
+
+    def __exit__(self, *error):
+        if self.usual is not None:
+            set_handler(SIGINT, self.usual)
+            if self.came and callable(self.usual):
+                self.usual(*self.came[0])
 
 
 def _submit(work, count):
