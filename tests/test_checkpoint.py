@@ -91,9 +91,7 @@ def test_metadata_is_text(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "ctrl-c"]
-)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "ctrl-c"])
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, call, error):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, OLD)

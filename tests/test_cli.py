@@ -50,9 +50,7 @@ def test_checkpoint_is_enough_to_predict():
     tensors, metadata = checkpoint.load("c.safetensors")
     digits = datasets.digits()
     order = np.random.Generator(np.random.PCG64([2, 2**63])).permutation(1797)[:359]
-    z = (digits.X[order] - tensors["mean"]) / tensors["scale"] @ tensors["params/weight"] + tensors[
-        "params/bias"
-    ]
+    z = (digits.X[order] - tensors["mean"]) / tensors["scale"] @ tensors["params/weight"] + tensors["params/bias"]
     assert last["test_metric"] == pytest.approx((z.argmax(1) == digits.t[order]).mean(), abs=0.5 / 359)
     assert (metadata["epoch"], metadata["steps"]) == ("3", str(3 * 45))
     assert json.loads(metadata["history"]) == history["epochs"]
@@ -148,9 +146,7 @@ def test_interrupted():
     assert (training.returncode, out) == (130, "")
     assert err.startswith("gdgpu: interrupted; c.safetensors ") and err.count("\n") == 1
     epochs = int(checkpoint.load("c.safetensors")[1]["epoch"])
-    assert (
-        len(trained(f"--epochs {epochs + 1} --resume --checkpoint c.safetensors")[1]["epochs"]) == epochs + 1
-    )
+    assert len(trained(f"--epochs {epochs + 1} --resume --checkpoint c.safetensors")[1]["epochs"]) == epochs + 1
 
 
 # What a run shows
@@ -225,9 +221,7 @@ def test_help_imports_nothing_slow(line):
         "slow = {'numpy', 'numba', 'cupy', 'rich', 'matplotlib', 'safetensors'} & sys.modules.keys()\n"
         "assert not slow, slow\n"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", script, *line.split()], capture_output=True, text=True, timeout=60
-    )
+    shown = subprocess.run([sys.executable, "-c", script, *line.split()], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0 and shown.stderr == "", shown
     assert ("0.1" in shown.stdout) if line == "--version" else ("Usage: gdgpu" in shown.stdout)
 

@@ -126,9 +126,7 @@ def test_kind_of_target(t, kind):
     assert Dataset(np.zeros((len(t), 1)), np.array(t)).kind == kind
 
 
-@pytest.mark.parametrize(
-    "labels", [[10, 30, 20, 30, 10, 20], ["b", "c", "a", "c", "b", "a"]], ids=["int", "text"]
-)
+@pytest.mark.parametrize("labels", [[10, 30, 20, 30, 10, 20], ["b", "c", "a", "c", "b", "a"]], ids=["int", "text"])
 def test_labels_become_indices_in_their_order(labels):
     indices, names = Dataset(np.zeros((6, 1)), np.array(labels)).classes()
     assert names == sorted(set(labels))

@@ -73,9 +73,7 @@ def mean_error(kind, params, X, t):
 @both_floats
 def test_loss_is_the_mean_error(kind, dtype):
     model, X, t = made(kind, dtype=dtype)
-    np.testing.assert_allclose(
-        float(model.loss(X, t)), mean_error(kind, model.params, X, t), **TOLERANCE[dtype]
-    )
+    np.testing.assert_allclose(float(model.loss(X, t)), mean_error(kind, model.params, X, t), **TOLERANCE[dtype])
 
 
 @everywhere
@@ -148,9 +146,7 @@ def test_an_empty_batch_is_zero_without_a_warning(kind, dtype):
         assert model.loss(X, t) == 0 and len(model.predict(X)) == 0
     assert loss == 0
     for name, array in model.params.items():
-        assert (
-            grads[name].shape == array.shape and not grads[name].any() and not np.signbit(grads[name]).any()
-        )
+        assert grads[name].shape == array.shape and not grads[name].any() and not np.signbit(grads[name]).any()
         assert G[name].shape == (0, *array.shape)
 
 
@@ -191,9 +187,7 @@ def test_arithmetic_stays_in_the_models_dtype(kind, dtype, given):
     X = abs(X * 3).astype(given)
     loss, grads = model.gradient(X, t)
     G = model.per_sample_gradients(X, t)
-    assert {loss.dtype, model.loss(X, t).dtype, *(a.dtype for a in (*grads.values(), *G.values()))} == {
-        np.dtype(dtype)
-    }
+    assert {loss.dtype, model.loss(X, t).dtype, *(a.dtype for a in (*grads.values(), *G.values()))} == {np.dtype(dtype)}
     np.testing.assert_allclose(loss, mean_error(kind, model.params, X, t), **TOLERANCE[dtype])
 
 

@@ -47,9 +47,7 @@ def test_every_sample_once_and_batches_whole(n, batch_size, shuffle, drop_last, 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
     def order(seed, epoch, size=8):
-        return np.concatenate(
-            [t for (t,) in rows(np.arange(64), batch_size=size, seed=seed, epoch=epoch)]
-        ).tolist()
+        return np.concatenate([t for (t,) in rows(np.arange(64), batch_size=size, seed=seed, epoch=epoch)]).tolist()
 
     assert order(3, 5) == order(3, 5) == order(3, 5, size=64)
     assert len({tuple(order(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16

@@ -119,9 +119,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_run():
         optimizer = gdgpu.Momentum(model.params, 0.1)
         losses = []
         for first, epochs in zip((0, *ends), ends, strict=False):
-            history = gdgpu.fit(
-                model, X, t, optimizer, batch_size=16, epochs=epochs, seed=4, first_epoch=first
-            )
+            history = gdgpu.fit(model, X, t, optimizer, batch_size=16, epochs=epochs, seed=4, first_epoch=first)
             losses += [(record["epoch"], record["loss"]) for record in history.epochs]
         return model.params, losses, optimizer.steps
 
@@ -263,9 +261,7 @@ def test_memory_mapped_samples_train_alike(tmp_path):
     np.testing.assert_array_equal(a.params["weight"], b.params["weight"])
 
 
-@pytest.mark.parametrize(
-    "how", [{"epochs": 0}, {"epochs": 3, "first_epoch": 3}, {"epochs": 1, "first_epoch": 3}]
-)
+@pytest.mark.parametrize("how", [{"epochs": 0}, {"epochs": 3, "first_epoch": 3}, {"epochs": 1, "first_epoch": 3}])
 def test_no_epochs_left_changes_nothing(how):
     model, history = train(*data(), **how)
     assert history.epochs == [] and not any(a.any() for a in model.params.values())
@@ -322,9 +318,7 @@ def test_bad_input_is_named_before_anything_moves(bad, error, message):
     assert good["optimizer"].steps == 0 and not any(a.any() for a in model.params.values())
 
 
-@pytest.mark.parametrize(
-    "of", [lambda p: list(p.values()), lambda p: {k: a.copy() for k, a in p.items()}, dict]
-)
+@pytest.mark.parametrize("of", [lambda p: list(p.values()), lambda p: {k: a.copy() for k, a in p.items()}, dict])
 def test_the_optimizer_must_hold_the_models_own_arrays(of):
     model = LinearRegression(D, device="cpu")
     optimizer = gdgpu.SGD(of(model.params), 0.01)

@@ -1,0 +1,227 @@
+"""Kernels over a table of cases: this process's answers, as arrays, to hold against another device's.
+
+Run as a script, it saves them all: NUMBA_ENABLE_CUDASIM=1 GDGPU_DEVICE=cuda python tests/bits_cases.py FILE.npz
+"""
+
+import itertools
+import sys
+
+import numpy as np
+from references import DTYPES, bits, samples, sums_of
+
+import gdgpu
+from gdgpu.arrays import kernel_device
+from gdgpu.kernels import fused, rules, update
+from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.reducer import Job, Reduction
+from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
+
+SPECIAL = (0.0, -0.0, 1e-45, -1e-40, 1e-20, 65504.0, -3e38, np.inf, -np.inf, np.nan)
+
+
+def every_scalar(w, g, state, low, high):
+    state = sqrt(maximum(state, -state) + g * g) / (1 + 0.1 * sign(w))
+    return fma(low, minimum(w, high), maximum(g, low) - 0.3 * state), state
+
+
+RULES = rules.RULES | {"every_scalar": rules.Rule(every_scalar, state=("state",))}
+
+
+def device():
+    return kernel_device([])[0]
+
+
+def flags_of(rule):
+    return [tuple(zip(rule.flags, on, strict=True)) for on in itertools.product((False, True), repeat=len(rule.flags))]
+
+
+def special(n, dtype, seed):
+    """n values, the first of them every special one in an order of its own."""
+    values = samples((n,), dtype, seed)
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        values[: len(SPECIAL)] = rng.permutation(np.array(SPECIAL).astype(values.dtype))[:n]
+    return values
+
+
+def unaligned(array):
+    """A copy that begins one element after a multiple of 16 bytes."""
+    raw = np.zeros(array.nbytes + 32, np.uint8)
+    start = -raw.ctypes.data % 16 + array.itemsize
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def hyper_rows(rule, tensors, sums):
+    """A row a tensor: numbers from (0, 1), the k-th of them 0 in row k + 1 (weight_decay = 0 is a branch)."""
+    rows = np.random.default_rng(9).uniform(0.05, 0.95, (tensors, len(rule.hyper)))
+    for k in range(min(tensors - 1, len(rule.hyper))):
+        rows[k + 1, k] = 0
+    return rows.astype(sums)
+
+
+def run_update(rule, flags, w_dtype, g_dtype, sizes, steps=2):
+    """`steps` updates of tensors of these sizes, the second of them unaligned."""
+    sums = sums_of(w_dtype).name
+    dtypes = (w_dtype, g_dtype, *[sums] * len(rule.state))
+    kernel = update.kernel(device(), rule, flags, dtypes)
+    tensors = [[special(n, d, 7 * k + j) for j, d in enumerate(dtypes)] for k, n in enumerate(sizes)]
+    tensors[1] = [unaligned(array) for array in tensors[1]]
+    table, items, hyper = (Buffer(np) for _ in range(3))
+    table.set(np.array([(t[0].size, *map(address_of, t)) for t in tensors], np.int64))
+    items.set(update.plan(device(), sizes))
+    hyper.set(hyper_rows(rule, len(sizes), sums))
+    for _ in range(steps):
+        update.launch(device(), kernel, table, items, hyper, nbytes=1 << 30)
+    return [array for w, _, *state in tensors for array in (w, *state)]
+
+
+def run_fused(rule, flags, dtype, B, columns, weighted=False, move=lambda G: G):
+    """One reduce-and-update of tensors with these numbers of columns."""
+    sums = sums_of(dtype).name
+    tensors = [[special(P, d, j) for j, d in enumerate((dtype, *[sums] * len(rule.state)))] for P in columns]
+    G = [move(samples((B, P), dtype)) for P in columns]
+    weights = samples((B,), sums, 3) if weighted else None
+    hyper = Buffer(np)
+    hyper.set(hyper_rows(rule, len(columns), sums))
+
+    def kernel(device, g_dtype, weighted):
+        return fused.kernel(device, rule, flags, (dtype, *[sums] * len(rule.state)), g_dtype, weighted)
+
+    job = Job(
+        g_dtype=dtype,
+        rows=B,
+        columns=list(columns),
+        matrices=[(address_of(g), g.strides[0] // g.itemsize) for g in G],
+        targets=[tuple(map(address_of, t)) for t in tensors],
+        scale=1 / max(B, 1),
+        hyper=hyper.address,
+        weights=address_of(weights) if weighted else 0,
+    )
+    reduction = Reduction(device(), np, kernel)
+    for _ in range(2):  # counters must have reset themselves
+        reduction.run(job)
+    return [array for t in tensors for array in t]
+
+
+def run_reduce(dtype, B, P, weighted=False, reduction="mean", move=lambda G: G):
+    G, weights = move(samples((B, P), dtype)), samples((B,), "float64", 3) if weighted else None
+    first = gdgpu.reduce_samples(G, weights, reduction)
+    return [first, gdgpu.reduce_samples(G, weights, reduction)]
+
+
+def run_accumulator(dtype, P, cuts, weighted=False):
+    B = sum(cuts)
+    G, weights = samples((B, P), dtype), samples((B,), "float64", 3)
+    accumulator, results = gdgpu.Accumulator(G[0]), []
+    for n, stop in zip(cuts, np.cumsum(cuts), strict=True):
+        accumulator.add(G[stop - n : stop], weights[stop - n : stop] if weighted else None)
+        results += [accumulator.result(), accumulator.result("sum")]
+    return results
+
+
+def run_optimizer(name, **hyper):
+    """Steps of both kinds over tensors of all dtypes."""
+    shapes = {"a": (40, 3), "b": (), "c": (0,), "d": (5,), "e": (33,)}
+    dtypes = dict(zip(shapes, (*DTYPES, "float32"), strict=True))
+    params = {k: samples(shapes[k] or (1,), d).reshape(shapes[k]) for k, d in dtypes.items()}
+    optimizer = getattr(gdgpu, name)(params, **hyper)
+    for step in range(3):
+        G = {k: samples((34, *shape), dtypes[k], step) for k, shape in shapes.items()}
+        optimizer.step({k: np.array(g[0]) for k, g in G.items()})
+        optimizer.step_samples(G, samples((34,), "float64", step), "sum" if step else "mean")
+    states = [array for held in optimizer.state_dict()["state"].values() for array in held.values()]
+    return [*params.values(), *states]
+
+
+def padded(G):
+    wide = np.ones((G.shape[0], G.shape[1] + 3), G.dtype)
+    wide[:, :-3] = G
+    return wide[:, :-3]
+
+
+def padded_by_vectors(G):
+    wide = np.ones((G.shape[0], -(-G.shape[1] // 8) * 8 + 8), G.dtype)
+    wide[:, : G.shape[1]] = G
+    return wide[:, : G.shape[1]]
+
+
+MOVES = {
+    "unaligned": unaligned,
+    "padded": padded,
+    "padded by vectors": padded_by_vectors,
+    "reversed": lambda G: np.ascontiguousarray(G[::-1])[::-1],
+    "broadcast": lambda G: np.broadcast_to(G[:1], G.shape),
+}
+REDUCE = [
+    *itertools.product(("float32",), (0, 1, 31, 32, 33), (0, 1, 3, 4, 127)),
+    *itertools.product(("float16", "bfloat16", "float64"), (0, 1, 32, 33), (3, 20)),
+    *itertools.product(("float32",), (1, 33), (4099,)),
+    *itertools.product(DTYPES, (1024, 1025), (1, 9)),
+    ("float32", 33_000, 1),
+]
+HEAVY_BALL = (RULES["heavy_ball"], (("nesterov", False), ("maximize", False)))
+
+
+def _cases():
+    for rule in RULES.values():
+        for flags in flags_of(rule):
+            label = "/".join([rule.name, *(name for name, on in flags if on)])
+            for w in DTYPES:
+                for g in dict.fromkeys((w, sums_of(w).name)):
+                    yield f"update/{label}/{w}/{g}", run_update, (rule, flags, w, g, (75, 41, 0, 1, 16, 23))
+            yield f"fused/{label}", run_fused, (rule, flags, "float32", 33, (21, 0, 4))
+    yield "update/many chunks", run_update, (*HEAVY_BALL, "float32", "float32", (16_384 + 300, 5), 1)
+    for dtype, B, P in REDUCE:
+        for weighted in (False, True):
+            name = f"{dtype}/{B}x{P}/{'weighted' if weighted else 'plain'}"
+            yield f"reduce/{name}", run_reduce, (dtype, B, P, weighted, "sum" if P % 2 else "mean")
+    for (move, moved), dtype, weighted in itertools.product(MOVES.items(), DTYPES, (False, True)):
+        name = f"{dtype}/{move}/{'weighted' if weighted else 'plain'}"
+        yield f"reduce/{name}", run_reduce, (dtype, 35, 40, weighted, "mean", moved)
+        yield f"fused/{name}", run_fused, (*HEAVY_BALL, dtype, 35, (16, 9), weighted, moved)
+    for dtype, (B, P), weighted in itertools.product(DTYPES, ((0, 5), (1, 40), (1025, 3)), (False, True)):
+        name = f"{dtype}/{B}x{P}/{'weighted' if weighted else 'plain'}"
+        yield f"fused/{name}", run_fused, (*HEAVY_BALL, dtype, B, (P, 2), weighted)
+    for dtype, weighted in itertools.product(DTYPES, (False, True)):
+        name = f"accumulate/{dtype}/{'weighted' if weighted else 'plain'}"
+        yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
+    yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
+    yield "optimizer/SGD", run_optimizer, ("SGD",), {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01}
+    yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
+
+
+CASES = {name: (run, args, *options) for name, run, args, *options in _cases()}
+
+
+def answers(name):
+    """The arrays of a case, as bits in which all NaNs are one."""
+    run, args, *options = CASES[name]
+    with np.errstate(all="ignore"):
+        return [bits(array) for array in run(*args, **dict(*options))]
+
+
+def steady_simulator():
+    """Make numba's simulator fit for thousands of blocks: its polling yields sooner, its shared arrays are made once."""
+    import threading
+
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    lock = threading.Lock()
+
+    def array(self, shape, dtype):
+        line = sys._getframe(1).f_lineno
+        with lock:  # two threads of a block that both found no array yet would get one each
+            if line not in self._allocations:
+                self._allocations[line] = np.empty(shape, dtype)
+            return self._allocations[line]
+
+    FakeCUDAShared.array = array
+    sys.setswitchinterval(0.0005)
+
+
+if __name__ == "__main__":
+    steady_simulator()
+    found = {f"{name}:{k}": array for name in CASES for k, array in enumerate(answers(name))}
+    np.savez(sys.argv[1], device=device(), **found)

@@ -1,0 +1,34 @@
+"""What several test files need: more threads than small arrays would get, and other processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def use_threads(monkeypatch):
+    """use_threads(n): from now on every call, however small, is shared by n threads."""
+    from gdgpu.kernels import threads
+
+    before = threads.num_threads()
+    monkeypatch.setattr(threads, "SERIAL_BYTES", 0)
+    yield threads.set_num_threads
+    threads.set_num_threads(before)
+
+
+@pytest.fixture
+def python():
+    """python(text or path, *arguments, **environment): its standard output; an environment of None is unset."""
+
+    def run(script, *arguments, **environment):
+        command = [script] if os.path.exists(script) else ["-c", script]
+        env = {k: v for k, v in (os.environ | environment).items() if v is not None}
+        done = subprocess.run(
+            [sys.executable, *command, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,204 @@
+"""Kernels made from a rule's text: an edited rule is compiled anew, any other comes from the disk, literals keep precision."""
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
+
+import gdgpu
+from gdgpu import fma as multiply_add
+from gdgpu.kernels import generate, update
+from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.rules import Rule
+
+TENTH = 0.1
+
+
+def apply(rule, w, g, flags=()):
+    """One update of w by a rule without state or hyperparameters."""
+    kernel = update.kernel("cpu", rule, flags, (w.dtype.name, g.dtype.name))
+    table, items, hyper = (Buffer(np) for _ in range(3))
+    table.set(np.array([(w.size, address_of(w), address_of(g))], np.int64))
+    items.set(update.plan("cpu", [w.size]))
+    hyper.set(np.zeros((1, 1)))
+    update.launch("cpu", kernel, table, items, hyper, w.nbytes)
+    return kernel
+
+
+def one_minus_a_literal(w, g):
+    return w * (1 - 0.1)
+
+
+def a_sum_of_literals(w, g):
+    return w + (0.1 + 0.2) * g
+
+
+def a_ratio_of_integers(w, g):
+    return w * (1 / 3)
+
+
+def a_number_of_its_module(w, g):
+    return w * TENTH
+
+
+def a_number_of_another_module(w, g):
+    return w * math.pi
+
+
+def its_own_fma(w, g):
+    return multiply_add(0.1, w, 0.7)
+
+
+def the_packages_fma(w, g):
+    """Docstrings are left out."""
+    return gdgpu.fma(0.1, w, -0.7)
+
+
+def a_branch(w: float, g: float) -> float:
+    return w if w > 0.1 else -0.1
+
+
+# rule: the same in NumPy, constants of kind F
+LITERALS = {
+    one_minus_a_literal: lambda w, g, F: w * (F(1) - F(0.1)),
+    a_sum_of_literals: lambda w, g, F: w + (F(0.1) + F(0.2)) * g,
+    a_ratio_of_integers: lambda w, g, F: w * (F(1) / F(3)),
+    a_number_of_its_module: lambda w, g, F: w * F(0.1),
+    a_number_of_another_module: lambda w, g, F: w * F(math.pi),
+    its_own_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(0.7)) for x in w], F),
+    the_packages_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(-0.7)) for x in w], F),
+    a_branch: lambda w, g, F: np.where(w > F(0.1), w, F(-0.1)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", LITERALS, ids=lambda f: f.__name__)
+def test_literals_have_the_arrays_precision(function, dtype):
+    w, g = samples((500,), dtype, 1), samples((500,), dtype, 2)
+    w[0] = sums_of(dtype).type(0.1)  # where a comparison in float64 would differ
+    sums = sums_of(dtype)
+    with np.errstate(over="ignore"):
+        expected = LITERALS[function](w.astype(sums), g.astype(sums), sums.type).astype(dtype_of(dtype))
+    apply(Rule(function), w, g)
+    assert_same_bits(w, expected)
+
+
+@pytest.mark.parametrize("function", [f for f in LITERALS if f is not a_branch], ids=lambda f: f.__name__)
+def test_float64_literals_would_be_noticed(function):
+    w, g = samples((500,), "float32", 1), samples((500,), "float32", 2)
+    wide = LITERALS[function](w.astype(np.float64), g.astype(np.float64), np.float64).astype(np.float32)
+    assert (wide != LITERALS[function](w, g, np.float32)).any()
+
+
+def unknown_name(w, g):
+    return np.tanh(w)
+
+
+def calls_a_builtin(w, g):
+    return abs(w) + LITERALS
+
+
+def two_flags(w, g, up, double):
+    if up:
+        g = -g
+    return w - (2 * g if double else g)
+
+
+@pytest.mark.parametrize("function", [unknown_name, calls_a_builtin, lambda w, g: w, len, 3])
+def test_what_is_no_rule(function):
+    with pytest.raises(TypeError, match=r"\Arule: [^\n]*\Z"):
+        generate.rule_text(function, {})
+
+
+@pytest.mark.parametrize("up", (False, True))
+@pytest.mark.parametrize("double", (False, True))
+def test_flags_are_constants(up, double):
+    w, g = np.zeros(3), np.array([1.0, 2.0, 3.0])
+    flags = (("up", up), ("double", double))
+    apply(Rule(two_flags, flags=("up", "double")), w, g, flags)
+    np.testing.assert_array_equal(w, g * (2 if double else 1) * (1 if up else -1))
+    text = generate.rule_text(two_flags, dict(flags))
+    assert "def rule(w, g):" in text and f"if {up}:" in text
+
+
+SCRIPT = f"""
+import sys
+sys.path[:0] = [{os.path.dirname(__file__)!r}, sys.argv[1]]
+import numpy as np
+from gdgpu.kernels.rules import Rule
+from test_generate import apply
+import users_rule
+w = np.arange(4, dtype=np.float32)
+kernel = apply(Rule(users_rule.step), w, np.ones(4, np.float32))
+print(w.tolist(), sum(kernel.stats.cache_hits.values()))
+"""
+
+
+def write_rule(folder, formula):
+    (folder / "users_rule.py").write_text(f"def step(w, g):\n    return {formula}\n")
+
+
+def compiled(folder):
+    """The files below a cache, with what changes when one is written again."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_edited_rule_is_compiled_anew(tmp_path, python):
+    cache = tmp_path / "cache"
+    environment = {"GDGPU_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    write_rule(tmp_path, "w - 2 * g")
+    assert python(SCRIPT, tmp_path, **environment) == "[-2.0, -1.0, 0.0, 1.0] 0\n"
+    first = compiled(cache)
+    assert {path.suffix for path in first} == {".py", ".nbi", ".nbc"}
+    assert python(SCRIPT, tmp_path, **environment) == "[-2.0, -1.0, 0.0, 1.0] 1\n"
+    assert compiled(cache) == first
+    write_rule(tmp_path, "w - 3 * g")  # as long as before, perhaps in the same second
+    assert python(SCRIPT, tmp_path, **environment) == "[-3.0, -2.0, -1.0, 0.0] 0\n"
+    assert compiled(cache).items() > first.items()
+    write_rule(tmp_path, "w - 2 * g")
+    assert python(SCRIPT, tmp_path, **environment) == "[-2.0, -1.0, 0.0, 1.0] 1\n"
+
+
+@pytest.mark.parametrize("variable", ("GDGPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
+def test_without_a_place_to_write(tmp_path, python, variable):
+    (tmp_path / "file").write_text("in the way")
+    write_rule(tmp_path, "w + g")
+    environment = {"GDGPU_CACHE_DIR": None, "XDG_CACHE_HOME": None} | {variable: str(tmp_path / "file" / "cache")}
+    for _ in range(2):
+        assert python(SCRIPT, tmp_path, **environment) == "[1.0, 2.0, 3.0, 4.0] 0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_in_a_read_only_cache(tmp_path, python):
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o500)
+    write_rule(tmp_path, "w + g")
+    assert python(SCRIPT, tmp_path, GDGPU_CACHE_DIR=str(cache)) == "[1.0, 2.0, 3.0, 4.0] 0\n"
+    assert compiled(cache) == {}
+
+
+def test_two_processes_at_once(tmp_path, python):
+    cache = tmp_path / "cache"
+    write_rule(tmp_path, "w * (1 - 0.5) - g")
+    environment = os.environ | {"GDGPU_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", SCRIPT, tmp_path]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        shown, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and shown.startswith("[-1.0, -0.5, 0.0, 0.5] ")
+    left = compiled(cache)
+    assert {path.suffix for path in left} == {".py", ".nbi", ".nbc"}
+    assert python(SCRIPT, tmp_path, GDGPU_CACHE_DIR=str(cache)) == "[-1.0, -0.5, 0.0, 0.5] 1\n"
+    assert compiled(cache) == left
+
+
+def test_a_damaged_file_is_written_anew(tmp_path, python):
+    cache = tmp_path / "cache"
+    write_rule(tmp_path, "w + 2 * g")
+    for _ in range(2):
+        assert python(SCRIPT, tmp_path, GDGPU_CACHE_DIR=str(cache)).startswith("[2.0, 3.0, 4.0, 5.0] ")
+        next(cache.glob("*.py")).write_text("raise SystemExit('not what was generated')\n")
