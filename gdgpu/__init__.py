@@ -38,3 +38,10 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *_HOME, *_MODULES})
+
+
+def _register_with_numba():
+    """Numba calls this before it compiles anything, so that `gdgpu.fma` and the others work in a user's njit."""
+    for name, home in _HOME.items():
+        if home == "kernels.scalars":
+            __getattr__(name)

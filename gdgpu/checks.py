@@ -8,7 +8,10 @@ def number(name, value, low=0.0, high=math.inf, high_is_open=False):
     """A finite float between low and high."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     inside = low <= value < high if high_is_open else low <= value <= high
     if not (math.isfinite(value) and inside):
         below = "" if math.isinf(high) else f" and {'<' if high_is_open else '<='} {high:g}"

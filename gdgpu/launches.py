@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import disjoint, samples
+from .arrays import disjoint, samples, view
 from .kernels import fused, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator, itemsize
@@ -25,11 +25,11 @@ class _Launch:
         self.hyper = Buffer(xp)
         self._disjoint_from = None
 
-    def _check(self, gradients):
-        """Gradients must not lie in the parameters; asked again only when an address changed."""
-        where = tuple((g.address, g.shape, g.strides) for g in gradients)
+    def _check(self, read):
+        """What is read must not lie in the parameters; asked again only when an address changed."""
+        where = tuple((v.address, v.shape, v.strides) for v in read)
         if where != self._disjoint_from:
-            disjoint(self.optimizer._views, gradients)
+            disjoint(self.optimizer._views, read)
             self._disjoint_from = where
         values = self.optimizer._values()
         row = np.array([values[name] for name in self.rule.hyper], self.sums)
@@ -70,7 +70,7 @@ class Samples(_Launch):
     def prepare(self, G, count, weights, reduction):
         """Check and lay out; returns the call that launches."""
         held = cast_weights(weights, count, self.sums, self.optimizer._xp)
-        self._check(G)
+        self._check(G if held is None else [*G, view(held, "weights")])
         self._kernel(self.device, self.g_dtype, held is not None)
         job = Job(
             self.g_dtype,

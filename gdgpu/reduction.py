@@ -32,13 +32,14 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
     sums = accumulator(g.dtype)
     with on_device_of([g]):
         held = cast_weights(weights, rows, sums, xp)
+        read = [g] if held is None else [g, view(held, "weights")]
         if out is None:
             out = xp.empty(g.shape[1:], sums)
         target = writable(view(out, "out"))
         kernel_device([g, target])
         if target.shape != g.shape[1:] or target.dtype != sums:
             raise ValueError(f"out: expected {sums} {g.shape[1:]}, got {target.dtype} {target.shape}")
-        disjoint([target], [g])
+        disjoint([target], read)
         weights_at = 0 if held is None else address_of(held)
         scale = scale_of(reduction, rows)
         job = Job(g.dtype, rows, [columns], [(g.address, stride)], [(target.address,)], scale, weights=weights_at)
@@ -117,6 +118,8 @@ def cast_weights(weights, count, sums, xp):
     """weights as a contiguous array of the accumulator's dtype on the device; None for None."""
     if weights is None:
         return None
+    if getattr(weights, "requires_grad", False):
+        raise TypeError("weights: a tensor that requires grad; pass its .detach()")
     try:
         weights = xp.asarray(weights)
     except (TypeError, ValueError) as error:

@@ -97,8 +97,10 @@ class Kernel:
                 self._dispatcher = decorate(self.function)
             blocks, threads, stream = geometry
             stream = stream if SIMULATED else cuda.external_stream(stream)
-            self._launches[geometry] = self._dispatcher[blocks, threads, stream]
-        return self._launches[geometry]
+            configured = self._dispatcher[blocks, threads, stream]
+            if not SIMULATED:  # there it is the kernel itself, which knows its last geometry only
+                self._launches[geometry] = configured
+        return configured
 
     def ptx(self, capability=(9, 0)):
         """PTX for a compute capability; needs no GPU."""

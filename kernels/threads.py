@@ -9,9 +9,9 @@ import os
 import threading
 
 # The functions under those of `signal`, which spend microseconds of every step on enums.
-from _signal import SIGINT, getsignal
+from _signal import SIGINT, getsignal, raise_signal
 from _signal import signal as set_handler
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -67,7 +67,10 @@ def run(kernel, args, items, nbytes, scratch_bytes=0):
 
     with uninterrupted():  # the helpers hold bare addresses: nobody may leave before they are done
         helpers = _submit(work, threads - 1)
-        work()
+        try:
+            work()
+        finally:
+            wait(helpers)
         for helper in helpers:
             helper.result()
 
@@ -76,18 +79,21 @@ class uninterrupted:  # noqa: N801: reads like a function
     """A Ctrl-C that comes inside the block is seen at its end, so that what is in it happens whole."""
 
     def __enter__(self):
-        self.came, self.usual = [], None
+        self.came, self.usual = False, None
         # Python runs signal handlers in the main thread only; None: a handler that is not Python's
         if threading.current_thread() is threading.main_thread():
             self.usual = getsignal(SIGINT)
         if self.usual is not None:
-            set_handler(SIGINT, lambda *event: self.came.append(event))
+            set_handler(SIGINT, self._note)
+
+    def _note(self, number, frame):
+        self.came = True
 
     def __exit__(self, *error):
         if self.usual is not None:
             set_handler(SIGINT, self.usual)
-            if self.came and callable(self.usual):
-                self.usual(*self.came[0])
+            if self.came:
+                raise_signal(SIGINT)
 
 
 def _submit(work, count):

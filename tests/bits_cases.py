@@ -159,7 +159,8 @@ REDUCE = [
     *itertools.product(("float16", "bfloat16", "float64"), (0, 1, 32, 33), (3, 20)),
     *itertools.product(("float32",), (1, 33), (4099,)),
     *itertools.product(DTYPES, (1024, 1025), (1, 9)),
-    ("float32", 33_000, 1),
+    *itertools.product(("float32",), (1024, 1025), (3, 4, 127)),
+    *itertools.product(("float32",), (33_000,), (1, 3)),
 ]
 HEAVY_BALL = (RULES["heavy_ball"], (("nesterov", False), ("maximize", False)))
 
@@ -203,7 +204,7 @@ def answers(name):
 
 
 def steady_simulator():
-    """Make numba's simulator fit for thousands of blocks: its polling yields sooner, its shared arrays are made once."""
+    """Make numba's simulator fit for thousands of blocks: polling yields sooner, shared arrays are made once."""
     import threading
 
     from numba.cuda.simulator.kernelapi import FakeCUDAShared

@@ -1,4 +1,4 @@
-"""Kernels made from a rule's text: an edited rule is compiled anew, any other comes from the disk, literals keep precision."""
+"""Kernels made from a rule's text: compiled anew when it is edited, else read from the disk; literals' precision."""
 
 import math
 import os

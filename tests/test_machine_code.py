@@ -1,6 +1,5 @@
-"""CUDA kernels compiled and disassembled with no GPU: what the machine code must and must not contain."""
+"""What the CUDA kernels compile to, with no GPU: ptxas's resources and the disassembled instructions."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,116 +7,134 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from references import DTYPES, sums_of
+from bits_cases import flags_of
+from references import DTYPES, dtype_of, sums_of
 
-from gdgpu.kernels.rules import RULES
+from gdgpu.kernels import accumulate, fused, reduce, rules, update
 
-pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: kernels cannot be compiled")
+pytest.importorskip("numba_cuda", reason="numba-cuda compiles CUDA kernels: install gdgpu[test]")
 pytestmark = pytest.mark.skipif(
     os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"), reason="the simulator compiles nothing"
 )
 
-FAMILIES = (*(f"update/{name}" for name in RULES), "reduce", "reduce/weighted", "fused", "accumulate", "collect")
-CASES = [(family, dtype, (9, 0)) for family in FAMILIES for dtype in DTYPES]
-CASES += [(family, "float32", arch) for family in ("update/heavy_ball", "fused") for arch in ((8, 0), (10, 0), (12, 0))]
-FLOAT64 = re.compile(r"\b(DADD|DMUL|DFMA|DSETP|F2F\.F64\.\w+|F2F\.F32\.F64|I2F\.F64\S*)")
+OTHER_ARCHITECTURES = ((8, 0), (12, 0))
+DOUBLE = re.compile(r"\b(D(ADD|MUL|FMA|SETP|MNMX)\b|(F2F|F2I|I2F|F2FP)\S*F64|MUFU\.\w+64)")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
+FLOAT_ATOMIC = re.compile(r"\b(ATOM|ATOMG|ATOMS|RED|REDUX)\.\S*F(16|32|64)")
 
 
-@cache
 def tool(name):
-    """ptxas or nvdisasm of the wheels: a system's own may be older than the PTX."""
-    found = importlib.util.find_spec("nvidia")
-    for root in found.submodule_search_locations if found else ():
-        for path in Path(root).glob(f"cu*/bin/{name}"):
-            return path
-    pytest.skip(f"{name} is not installed: pip install nvidia-cuda-{'nvcc' if name == 'ptxas' else name[2:]}")
+    """The path of a program of the nvidia-cuda-* wheels; skips where it is not installed."""
+    nvidia = pytest.importorskip("nvidia", reason=f"{name} comes with gdgpu[test]")
+    for folder in nvidia.__path__:
+        for path in sorted(Path(folder).glob(f"cu*/bin/{name}*")):
+            if path.stem == name:
+                return path
+    pytest.skip(f"{name} is not installed: it comes with gdgpu[test] on Linux")
 
 
-def kernel(family, dtype):
-    """The CUDA kernel of a family for arrays of this dtype."""
-    from gdgpu.kernels import accumulate, fused, reduce, update
+def momentum(dtype):
+    """(rule, flags, dtypes of w and its state) of plain momentum."""
+    rule = rules.RULES["heavy_ball"]
+    return rule, flags_of(rule)[0], (dtype, sums_of(dtype).name)
 
-    sums = sums_of(dtype).name
-    family, _, variant = family.partition("/")
-    rule = RULES[variant if family == "update" else "heavy_ball"]
-    flags, states = tuple((name, True) for name in rule.flags), [sums] * len(rule.state)
+
+def update_of(dtype):
+    rule, flags, (w, state) = momentum(dtype)
+    return update.kernel("cuda", rule, flags, (w, dtype, state))
+
+
+FAMILIES = {
+    "update": update_of,
+    "reduce": lambda dtype: reduce.kernel("cuda", dtype, False),
+    "reduce weighted": lambda dtype: reduce.kernel("cuda", dtype, True),
+    "fused": lambda dtype: fused.kernel("cuda", *momentum(dtype), dtype, False),
+    "fused weighted": lambda dtype: fused.kernel("cuda", *momentum(dtype), dtype, True),
+    "accumulate": lambda dtype: accumulate.kernels("cuda", dtype, False).add,
+    "accumulate weighted": lambda dtype: accumulate.kernels("cuda", dtype, True).add,
+    "collect": lambda dtype: accumulate.kernels("cuda", dtype).collect,
+}
+COMPILED = [
+    *((family, dtype, (9, 0)) for family in FAMILIES for dtype in DTYPES),
+    *((family, "float32", arch) for arch in OTHER_ARCHITECTURES for family in ("update", "reduce", "fused weighted")),
+]
+RULES = [(name, flags, "float32") for name, rule in rules.RULES.items() for flags in flags_of(rule)]
+RULES += [(name, flags_of(rule)[0], "float64") for name, rule in rules.RULES.items()]
+
+
+@pytest.fixture(scope="module")
+def assemble(tmp_path_factory):
+    """assemble(kernel, arch, *options): (what ptxas says of resources, the instructions)."""
+    folder, ptxas, nvdisasm = tmp_path_factory.mktemp("sass"), tool("ptxas"), tool("nvdisasm")
+    source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
+
+    @cache
+    def ptx(kernel, arch):
+        return kernel.ptx(arch)
+
+    @cache
+    def run(kernel, arch, *options):
+        source.write_text(ptx(kernel, arch))
+        command = [ptxas, "-v", f"-arch=sm_{arch[0]}{arch[1]}", *options, source, "-o", binary]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert said.returncode == 0, said.stderr
+        shown = subprocess.run([nvdisasm, "-c", binary], capture_output=True, text=True, timeout=120)
+        assert shown.returncode == 0, shown.stderr
+        return said.stderr, shown.stdout
+
+    return run
+
+
+def arch_label(value):
+    return f"sm_{value[0]}{value[1]}" if isinstance(value, tuple) else value
+
+
+def wide(instruction, sass):
+    return len(re.findall(rf"\b{instruction}\.E\S*\.128\b", sass))
+
+
+@pytest.mark.parametrize(("family", "dtype", "arch"), COMPILED, ids=arch_label)
+def test_instructions(family, dtype, arch, assemble):
+    said, sass = assemble(FAMILIES[family](dtype), arch)
+    assert "0 bytes spill stores, 0 bytes spill loads" in said and "0 bytes stack frame" in said
+    assert len(re.findall(r"\bEXIT\b", sass)) >= 1  # it was disassembled at all
+    assert not LOCAL.search(sass)
+    assert not FLOAT_ATOMIC.search(sass)
+    assert bool(DOUBLE.search(sass)) == (dtype == "float64")
+    if family.split()[0] in ("update", "reduce", "fused"):
+        assert wide("LDG", sass)
     if family == "update":
-        return update.kernel("cuda", rule, flags, (dtype, dtype, *states))
-    if family == "fused":
-        return fused.kernel("cuda", rule, flags, (dtype, *states), dtype)
-    if family == "reduce":
-        return reduce.kernel("cuda", dtype, variant == "weighted")
-    return (
-        accumulate.kernels("cuda", dtype).add if family == "accumulate" else accumulate.kernels("cuda", dtype).collect
-    )
+        # w and g take one vector each, the velocity two where it is twice as wide as w
+        velocity = sums_of(dtype).itemsize // dtype_of(dtype).itemsize
+        assert wide("LDG", sass) >= 2 + velocity and wide("STG", sass) >= 1 + velocity
 
 
-@cache
-def ptx(family, dtype, capability):
-    return kernel(family, dtype).ptx(capability)
+def label(value):
+    return "+".join(name for name, on in value if on) or "no flags" if isinstance(value, tuple) else value
 
 
-def assemble(source, capability, directory, *options):
-    """(what ptxas says of registers and spills, the instructions)."""
-    text, cubin = directory / "kernel.ptx", directory / "kernel.cubin"
-    text.write_text(source)
-    arch = f"-arch=sm_{capability[0]}{capability[1]}"
-    made = subprocess.run([tool("ptxas"), "-v", arch, *options, text, "-o", cubin], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    listing = subprocess.run([tool("nvdisasm"), "-c", cubin], capture_output=True, text=True, check=True).stdout
-    instructions = re.findall(r"/\*[0-9a-f]{4,}\*/\s+([^;]+);", listing)
-    assert len(instructions) > 20
-    return made.stderr, instructions
+@pytest.mark.parametrize(("name", "flags", "dtype"), RULES, ids=label)
+def test_nothing_is_contracted_but_the_rules_own_fma(name, flags, dtype, assemble):
+    rule, sums = rules.RULES[name], sums_of(dtype).name
+    kernel = update.kernel("cuda", rule, flags, (dtype, dtype, *[sums] * len(rule.state)))
+    said, sass = assemble(kernel, (9, 0))
+    _, apart = assemble(kernel, (9, 0), "--fmad=false")
+    assert sass == apart
+    assert "0 bytes spill stores, 0 bytes spill loads" in said and not LOCAL.search(sass)
+    assert wide("LDG", sass) and wide("STG", sass)
 
 
-def matching(pattern, instructions):
-    return [line for line in instructions if re.search(pattern, line)]
+@pytest.mark.parametrize("family", ("reduce weighted", "fused", "accumulate weighted", "collect"))
+def test_nothing_is_contracted_in_reductions(family, assemble):
+    kernel = FAMILIES[family]("float32")
+    assert assemble(kernel, (9, 0))[1] == assemble(kernel, (9, 0), "--fmad=false")[1]
 
 
-@pytest.mark.parametrize(("family", "dtype", "capability"), CASES)
-def test_machine_code(family, dtype, capability, tmp_path):
-    report, code = assemble(ptx(family, dtype, capability), capability, tmp_path)
-    assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}
-    assert not matching(LOCAL, code)
-    if dtype != "float64":
-        assert not matching(FLOAT64, code)
-    # 255 registers a thread would leave room for one block only; 64 leave room for 1024 threads.
-    assert int(re.search(r"Used (\d+) registers", report)[1]) <= 64
-    if family.startswith(("update", "reduce", "fused")):
-        assert matching(r"\bLDG\.E\.128\b", code), "no 128-bit load"
-    if family.startswith("update"):
-        assert matching(r"\bSTG\.E\.128\b", code), "no 128-bit store"
-    assert not matching(r"^\s*(@!?U?P\d+\s+)?(LD|ST)\.", code), "a generic load or store: the address space is lost"
+def test_contraction_would_be_noticed(assemble):
+    """A product and a sum that a rule leaves to the compiler are contracted, unless told otherwise."""
+    kernel = update.kernel("cuda", rules.Rule(contracted), (), ("float32", "float32"))
+    assert assemble(kernel, (9, 0))[1] != assemble(kernel, (9, 0), "--fmad=false")[1]
 
 
-@pytest.mark.parametrize(("family", "dtype", "capability"), CASES)
-def test_nothing_is_contracted_but_the_rule_s_own_fma(family, dtype, capability, tmp_path):
-    source = ptx(family, dtype, capability)
-    _, free = assemble(source, capability, tmp_path)
-    _, strict = assemble(source, capability, tmp_path, "--fmad=false")
-    assert free == strict
-
-
-def test_the_gate_sees_a_contraction_and_float64(tmp_path):
-    """A rule with a plain multiply-add, and a kernel in float64: each check finds what it is there for."""
-    from gdgpu.kernels.target import cuda, load, store
-    from gdgpu.kernels.target import jit as cuda_jit
-
-    load_float, store_float = load("float32"), store("float32")
-
-    @cuda_jit("void(int64, float32)")
-    def contracted(address, lr):
-        i = cuda.threadIdx.x
-        store_float(address, i, load_float(address, i) - lr * load_float(address, i + 1))
-        store_float(address, i + 64, load_float(address, i + 64) - lr * load_float(address, i + 65))
-
-    @cuda_jit("void(int64, float32)")
-    def widened(address, lr):
-        i = cuda.threadIdx.x
-        store_float(address, i, load_float(address, i) * 0.1 + lr)
-
-    _, free = assemble(contracted.ptx((9, 0)), (9, 0), tmp_path)
-    _, strict = assemble(contracted.ptx((9, 0)), (9, 0), tmp_path, "--fmad=false")
-    assert free != strict
-    assert matching(FLOAT64, assemble(widened.ptx((9, 0)), (9, 0), tmp_path)[1])
+def contracted(w, g, lr):
+    return w - lr * g

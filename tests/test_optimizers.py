@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_16_bit_parameters_keep_float32_state(dtype):
 
 @pytest.mark.parametrize("k", (10, 100, 1000))
 def test_rates_on_a_quadratic(k):
-    """f = 1/2 sum h_i w_i^2, h from 1 to k: heavy ball contracts by (sqrt k - 1)/(sqrt k + 1), descent by (k - 1)/(k + 1)."""
+    """f = 1/2 sum h_i w_i^2, h from 1 to k. Heavy ball contracts by (√k - 1)/(√k + 1), descent by (k - 1)/(k + 1)."""
     h = np.geomspace(1, k, 5)
     root = math.sqrt(k)
     table = [
@@ -237,3 +238,47 @@ def test_a_schedule_survives_loading():
     optimizer = gdgpu.SGD(np.zeros(2), schedule)
     optimizer.load_state_dict(saved)
     assert optimizer.lr is schedule
+
+
+def peak_of(call):
+    """Bytes that a call holds at its peak beyond what was there; NumPy tells tracemalloc what it allocates."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("B", (4, 64))
+@pytest.mark.parametrize("optimizer", (gdgpu.SGD, gdgpu.Momentum))
+def test_a_step_allocates_nothing_that_grows_with_the_parameters(optimizer, B, weighted, use_threads):
+    P = 400_000
+    use_threads(2)
+    weights = np.ones(B, np.float32) if weighted else None
+    small = optimizer(np.zeros(10, np.float32), 0.1)  # compiles
+    small.step(np.zeros(10, np.float32))
+    small.step_samples(np.zeros((B, 10), np.float32), weights)
+    gdgpu.reduce_samples(np.zeros((B, 10), np.float32))
+    w, g, G = (np.ones(shape, np.float32) for shape in (P, P, (B, P)))
+    assert peak_of(lambda: np.ones(P, np.float32)) >= w.nbytes  # it would be noticed
+    run = optimizer(w, 0.1)
+    for call in (lambda: run.step(g), lambda: run.step_samples(G, weights), lambda: gdgpu.reduce_samples(G, out=g)):
+        first, again = peak_of(call), peak_of(call)
+        # a column tile of each thread, and tables with a row for some ten thousand columns
+        assert first < w.nbytes / 4 and again < 20_000
+
+
+def test_the_accumulator_holds_a_sum_for_each_level():
+    P = 200_000
+    G = np.ones((40, P), np.float32)
+    warm = gdgpu.Accumulator(np.zeros(3, np.float32))
+    warm.add(np.ones((40, 3), np.float32))
+    held = []
+    sums = 2 * P * 4  # 40 rows: two levels
+    assert peak_of(lambda: held.append(gdgpu.Accumulator(G[0]))) < 1.1 * sums / 2
+    assert peak_of(lambda: held[0].add(G)) < 1.1 * sums + sums / 2
+    assert peak_of(lambda: held[0].add(G[:10])) < 20_000
