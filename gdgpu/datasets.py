@@ -7,7 +7,8 @@ from importlib import resources
 import numpy as np
 
 from .checks import count
-from .loading import DataError, blocks, read
+from .loading import blocks, read
+from .readers import DataError
 
 _MOST_CLASSES = 100
 _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle

@@ -1,24 +1,12 @@
-"""Reading the files that `gdgpu train` takes: .npz, .npy, IDX; csv is in `tables`.
+"""From a file to checked features and targets: what `gdgpu train` takes."""
 
-What is wrong with a file is a one-line DataError that begins with the argument to mend, DATA or --target.
-"""
-
-import csv
-import gzip
 import math
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
-LARGEST = float(np.finfo(np.float32).max)
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, csv.Error)
-
-
-class DataError(ValueError):
-    """A file that cannot be used; the message names the argument, the file and the place in it."""
+from .readers import DataError, read_array, read_npz, readable, suffix
+from .tables import read_csv
 
 
 def read(path, target=None):
@@ -27,20 +15,18 @@ def read(path, target=None):
     X: (n, d), real and finite, memory-mapped if .npy. t: (n,) or (n, k), finite or text. names: of the d
     features, or None.
     """
-    from .tables import read_csv
-
     path, names = os.fspath(path), None
     t_place = f"DATA: the target in {path}"
-    if (suffix := _suffix(path)) == ".csv":
-        X, t, names = _readable(read_csv, path, target, argument="DATA")
-    elif suffix == ".npz":
-        X, t = _readable(_read_npz, path, target, argument="DATA")
+    if (ending := suffix(path)) == ".csv":
+        X, t, names = readable(read_csv, path, target, argument="DATA")
+    elif ending == ".npz":
+        X, t = readable(read_npz, path, target, argument="DATA")
     else:
-        X = _read_array(path, "DATA")
+        X = read_array(path, "DATA")
         if target is None:
             raise DataError(f"--target: expected the file with the targets of {path} (.npy or IDX), got none")
-        t, t_place = _read_array(os.fspath(target), "--target"), f"--target: {target}"
-        if suffix != ".npy" and X.dtype == np.uint8:
+        t, t_place = read_array(os.fspath(target), "--target"), f"--target: {target}"
+        if ending != ".npy" and X.dtype == np.uint8:
             X = X / np.float32(255)  # pixels
     X, t = _features(X, f"DATA: X in {path}"), _targets(t, t_place)
     if len(X) != len(t):
@@ -53,75 +39,6 @@ def blocks(array, size=1 << 20):
     rows = max(1, size // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
-
-
-def open_plain(path, mode="rb", **how):
-    """Open `path`, unpacking it if it is gzipped, whatever its name."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return (gzip.open if packed else open)(path, mode, **how)
-
-
-def _suffix(path):
-    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
-
-
-def _readable(reader, path, *more, argument):
-    """What `reader` returns; all the ways in which a file can be unreadable, as one line."""
-    try:
-        return reader(path, *more)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{argument}: {path} does not exist") from None
-    except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{argument}: {path} cannot be read ({reason})") from None
-
-
-def _read_array(path, argument):
-    if _suffix(path) != ".npy":
-        return _readable(_read_idx, path, argument, argument=argument)
-    array = _readable(lambda path: np.load(path, mmap_mode="r", allow_pickle=False), path, argument=argument)
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{argument}: expected a .npy file, {path} is an .npz archive")
-    return array
-
-
-def _read_npz(path, target):
-    archive = np.load(path, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise DataError(f"DATA: expected an .npz archive, {path} is a .npy file")
-    with archive:
-        held = archive.files
-        name = target or ("t" if "t" in held and "y" not in held else "y")
-        if "X" not in held or name not in held:
-            argument = "--target" if target and "X" in held else "DATA"
-            has = " and ".join(held) or "nothing"
-            raise DataError(f"{argument}: expected X and {target or 'y or t'} in {path}, which has {has}")
-        return archive["X"], archive[name]
-
-
-def _read_idx(path, argument):
-    """IDX: two zero bytes, a type, the number of axes, their lengths in big-endian int32, the elements.
-
-    Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database, "The IDX file format".
-    """
-    with open_plain(path) as file:
-        magic = file.read(4)
-        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
-            begins = f"begins with bytes {magic.hex(' ')}" if magic else "is empty"
-            raise DataError(f"{argument}: expected a .npz, .csv, .npy or IDX file; {path} {begins}")
-        dtype = np.dtype(_IDX_TYPES[magic[2]])
-        lengths = file.read(4 * magic[3])
-        shape = tuple(np.frombuffer(lengths[: len(lengths) // 4 * 4], ">u4").tolist())
-        size = math.prod(shape) * dtype.itemsize
-        data = file.read()
-    if len(data) < size:
-        raise DataError(f"{argument}: {path} is truncated: {len(data)} bytes of elements, shape {shape}")
-    if len(data) > size:
-        raise DataError(f"{argument}: {path} is longer than the {size} bytes of its shape {shape}")
-    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _features(X, place):

@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from .loading import LARGEST, DataError, open_plain
+from .readers import LARGEST, DataError, open_plain
 
 _ROWS_AT_ONCE = 4096
 

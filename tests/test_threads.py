@@ -277,6 +277,23 @@ def test_an_interrupted_step_of_many_tensors_is_whole(kind, monkeypatch):
     assert found in ((0, 1, 1, 0, 0), (1, 0.5, 0.5, -0.5, -0.5))
 
 
+def test_an_interrupted_add_is_whole(monkeypatch):
+    """All tensors of an accumulator hold the same samples, also after a Ctrl-C in the first."""
+    accumulator = gdgpu.Accumulator([np.zeros(5, np.float32), np.zeros(5)])
+    G = [np.ones((3, 5), np.float32), np.ones((3, 5))]
+    run, disturb = threads.run, once(ctrl_c)
+
+    def interrupted(*args, **kwargs):
+        run(*args, **kwargs)
+        disturb()
+
+    monkeypatch.setattr(threads, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        accumulator.add(G)
+    found = [float(total[0]) for total in accumulator.result("sum")]
+    assert found == [accumulator.count] * 2 and accumulator.count in (0, 3)
+
+
 def test_an_error_in_a_helper_is_raised(use_threads):
     use_threads(2)
 
