@@ -62,6 +62,7 @@ def test_two_threads_and_one(name, on_cpu, on_one_thread):
 
 @pytest.mark.parametrize("name", bits_cases.CASES)
 def test_simulator_and_cpu(name, simulated, on_cpu, on_one_thread):
+    assert f"{name}:error" not in simulated, simulated[f"{name}:error"]
     expected = on_one_thread.get(name) or on_cpu(name, 1)
     for k, array in enumerate(expected):
         assert_same_bits(simulated[f"{name}:{k}"], array)

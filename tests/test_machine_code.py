@@ -122,6 +122,7 @@ def test_nothing_is_contracted_but_the_rules_own_fma(name, flags, dtype, assembl
     assert sass == apart
     assert "0 bytes spill stores, 0 bytes spill loads" in said and not LOCAL.search(sass)
     assert wide("LDG", sass) and wide("STG", sass)
+    assert bool(DOUBLE.search(sass)) == (dtype == "float64")
 
 
 @pytest.mark.parametrize("family", ("reduce weighted", "fused", "accumulate weighted", "collect"))
