@@ -10,6 +10,7 @@ from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
 from .kernels.reducer import Job, Reduction
+from .kernels.threads import uninterrupted
 from .kernels.tree import levels
 
 REDUCTIONS = ("mean", "sum")
@@ -81,14 +82,13 @@ class Accumulator:
         with on_device_of(self._views):
             held = {sums: cast_weights(weights, count, sums, self._xp) for sums in {accumulator(g.dtype) for g in G}}
             self._grow(levels(self.count + count))
-            for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
-                w = held[accumulator(g.dtype)]
-                at = 0 if w is None else address_of(w)
-                stride = samples(g)[2]
-                accumulate.add(
-                    self._device, g.dtype, address_of(nodes), g.address, stride, v.size, at, self.count, count
-                )
-        self.count += count
+            with uninterrupted():
+                for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
+                    w = held[accumulator(g.dtype)]
+                    at = 0 if w is None else address_of(w)
+                    where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
+                    accumulate.add(self._device, g.dtype, *where, self.count, count)
+                self.count += count
 
     def result(self, reduction="mean"):
         """The sum or mean of all samples so far: arrays like params, in the accumulator's dtype."""
