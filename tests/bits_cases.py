@@ -107,8 +107,8 @@ def run_fused(rule, flags, dtype, B, columns, weighted=False, move=lambda G: G):
 
 def run_reduce(dtype, B, P, weighted=False, reduction="mean", move=lambda G: G):
     G, weights = move(samples((B, P), dtype)), samples((B,), "float64", 3) if weighted else None
-    first = gdgpu.reduce_samples(G, weights, reduction)
-    return [first, gdgpu.reduce_samples(G, weights, reduction)]
+    # again, since counters must have reset themselves; large ones would take the simulator too long
+    return [gdgpu.reduce_samples(G, weights, reduction) for _ in range(2 if G.size < 30_000 else 1)]
 
 
 def run_accumulator(dtype, P, cuts, weighted=False):
@@ -159,7 +159,8 @@ REDUCE = [
     *itertools.product(("float16", "bfloat16", "float64"), (0, 1, 32, 33), (3, 20)),
     *itertools.product(("float32",), (1, 33), (4099,)),
     *itertools.product(DTYPES, (1024, 1025), (1, 9)),
-    *itertools.product(("float32",), (1024, 1025), (3, 4, 127)),
+    *itertools.product(("float32",), (1024, 1025), (3, 4)),
+    ("float32", 1025, 127),
     *itertools.product(("float32",), (33_000,), (1, 3)),
 ]
 HEAVY_BALL = (RULES["heavy_ball"], (("nesterov", False), ("maximize", False)))
