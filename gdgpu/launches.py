@@ -32,7 +32,11 @@ class _Launch:
             disjoint(self.optimizer._views, read)
             self._disjoint_from = where
         values = self.optimizer._values()
-        row = np.array([values[name] for name in self.rule.hyper], self.sums)
+        with np.errstate(over="ignore"):
+            row = np.array([values[name] for name in self.rule.hyper], self.sums)
+        for name, value in zip(self.rule.hyper, row, strict=True):
+            if not np.isfinite(value):
+                raise ValueError(f"{name}: {values[name]!r} is too large for {self.sums} parameters")
         self.hyper.set(np.broadcast_to(row, (len(self.views), len(row))))
 
 

@@ -369,3 +369,11 @@ def test_asking_for_a_device_that_is_not_there_says_why(asked, python):
     )
     shown = python(script, GDGPU_DEVICE=asked, NUMBA_ENABLE_CUDASIM=None)
     assert shown.startswith("GDGPU_DEVICE: ") and asked in shown and shown.count("\n") == 1
+
+
+def test_lr_must_fit_the_parameters_precision():
+    w = np.ones(3, np.float32)
+    optimizer = gdgpu.SGD(w, 1e39)
+    with refused("lr"):
+        optimizer.step(np.ones(3, np.float32))
+    assert (w == 1).all() and optimizer.steps == 0
