@@ -10,7 +10,6 @@ from .arrays import (
     like,
     matching,
     on_device_of,
-    samples,
     view,
     writable,
 )
@@ -19,6 +18,7 @@ from .kernels.memory import accumulator
 from .kernels.rules import RULES
 from .kernels.threads import uninterrupted
 from .launches import Samples, Step
+from .reduction import REDUCTIONS, batch_views, same_sums
 
 
 class Optimizer:
@@ -72,7 +72,7 @@ class Optimizer:
         for g, w in zip(grads, self._views, strict=True):
             if g.shape != w.shape:
                 raise ValueError(f"{g.name}: expected shape {w.shape} like params, got {g.shape}")
-            _same_sums(contiguous(g), w)
+            same_sums(contiguous(g), w)
         self._run(grads, Step)
 
     def step_samples(self, G, weights=None, reduction="mean"):
@@ -82,15 +82,8 @@ class Optimizer:
         structure of params, any row stride, each sample C-contiguous. weights: (B,), cast to the accumulator's dtype.
         B = 0: g = 0, and the step is taken. Raises ValueError or TypeError before anything is touched.
         """
-        one_of("reduction", reduction, ("mean", "sum"))
-        G = [view(array, name) for name, array in matching(G, self.params, "G")]
-        rows = set()
-        for g, w in zip(G, self._views, strict=True):
-            rows.add(samples(g, w.shape)[0])
-            _same_sums(g, w)
-        if len(rows) > 1:
-            raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(rows)}")
-        count = rows.pop() if rows else 0
+        one_of("reduction", reduction, REDUCTIONS)
+        G, count = batch_views(G, self.params, self._views)
         self._run(G, Samples, count, weights, reduction)
 
     def _run(self, gradients, kind, *args):
@@ -172,13 +165,6 @@ class Optimizer:
         self._launches.clear()  # flags are compiled in
         if not callable(self._lr):
             self.lr = lr
-
-
-def _same_sums(g, w):
-    if accumulator(g.dtype) != accumulator(w.dtype):
-        raise TypeError(
-            f"{g.name}: expected a dtype that is computed in {accumulator(w.dtype)} like params, got {g.dtype}"
-        )
 
 
 class SGD(Optimizer):

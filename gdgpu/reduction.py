@@ -69,16 +69,9 @@ class Accumulator:
 
     def add(self, G, weights=None):
         """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples."""
-        G = [view(array, name) for name, array in matching(G, self._params, "G")]
-        rows = {samples(g, v.shape)[0] for g, v in zip(G, self._views, strict=True)}
-        if len(rows) > 1:
-            raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(rows)}")
-        for g, v in zip(G, self._views, strict=True):
-            if accumulator(g.dtype) != accumulator(v.dtype):
-                raise TypeError(f"{g.name}: expected a dtype that is added up in {accumulator(v.dtype)}, got {g.dtype}")
+        G, count = batch_views(G, self._params, self._views)
         if self._views:
             kernel_device([self._views[0], *G])
-        count = rows.pop() if rows else 0
         with on_device_of(self._views):
             held = {sums: cast_weights(weights, count, sums, self._xp) for sums in {accumulator(g.dtype) for g in G}}
             self._grow(levels(self.count + count))
@@ -107,6 +100,26 @@ class Accumulator:
         if missing > 0:
             xp = self._xp
             self._nodes = [xp.concatenate([n, xp.zeros((missing, n.shape[1]), n.dtype)]) for n in self._nodes]
+
+
+def batch_views(G, params, views):
+    """(views of G, number of samples), checked against the views of params: structure, shapes, dtypes."""
+    G = [view(array, name) for name, array in matching(G, params, "G")]
+    counts = set()
+    for g, v in zip(G, views, strict=True):
+        counts.add(samples(g, v.shape)[0])
+        same_sums(g, v)
+    if len(counts) > 1:
+        raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(counts)}")
+    return G, counts.pop() if counts else 0
+
+
+def same_sums(g, v):
+    """TypeError unless g is added up in the dtype that the parameter v is computed in."""
+    if accumulator(g.dtype) != accumulator(v.dtype):
+        raise TypeError(
+            f"{g.name}: expected a dtype that is computed in {accumulator(v.dtype)} like params, got {g.dtype}"
+        )
 
 
 def scale_of(reduction, count):

@@ -10,9 +10,8 @@ from functools import cache
 
 from . import memory, tree
 from .text import accessors, lanes_of, module, stem
-from .tree import RADIX, SEGMENT, SHIFT
+from .tree import CUDA_THREADS, RADIX, SEGMENT, SHIFT
 
-CUDA_THREADS = 256
 FIXED = 6  # columns of the table before the addresses that `$finish` needs
 
 

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import cuda, types
 
 from . import memory, scalars
+from .tree import CUDA_THREADS
 
 __all__ = [
     "add_atomic",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-BLOCK = 32 if SIMULATED else 256  # threads a block; the simulator runs each as a thread of the system
+BLOCK = 32 if SIMULATED else CUDA_THREADS  # threads a block; the simulator runs each as a thread of the system
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
 _atomic = threading.Lock()
 

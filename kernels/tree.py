@@ -10,6 +10,7 @@ from . import generate
 RADIX = 32
 SHIFT = RADIX.bit_length() - 1
 SEGMENT = RADIX * RADIX  # rows that a CUDA block, or a CPU item where rows are split, folds by itself
+CUDA_THREADS = 256  # in a block; shared memory is laid out for as many
 UNROLL = (16, 4, 1)  # rows that the CPU adds in one pass over the sums
 
 
