@@ -228,4 +228,4 @@ class Momentum(Optimizer):
             "weight_decay": number("weight_decay", weight_decay),
         }
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
-        return "heavy_ball", hyper, flags
+        return "momentum", hyper, flags

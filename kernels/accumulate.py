@@ -9,9 +9,13 @@ from functools import cache
 import numpy as np
 
 from . import memory, threads, tree
+from .limits import Limits
 from .plan import CPU_TILE
 from .text import accessors, module, stem
 from .tree import RADIX, SHIFT, levels
+
+LIMITS = Limits(threads=1024)
+COLLECT_LIMITS = Limits(threads=1024, streams=False)
 
 CPU = """
 $tree

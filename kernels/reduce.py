@@ -9,11 +9,12 @@ the `$finish` text: here it is stored, in fused.py a rule takes it.
 from functools import cache
 
 from . import memory, tree
+from .limits import Limits
 from .text import accessors, lanes_of, module, stem
 from .tree import CUDA_THREADS, RADIX, SEGMENT, SHIFT
 
 FIXED = 6  # columns of the table before the addresses that `$finish` needs
-
+LIMITS = Limits(threads=1024)
 
 CPU = """
 $tree

@@ -52,16 +52,14 @@ class Rule:
     state: tuple = ()
     flags: tuple = ()
     reference: str = ""
+    name: str = ""
     hyper: tuple = field(init=False)
 
     def __post_init__(self):
         names = list(inspect.signature(self.function).parameters)
         hyper = tuple(n for n in names[2:] if n not in self.state + self.flags)
         object.__setattr__(self, "hyper", hyper)
-
-    @property
-    def name(self):
-        return self.function.__name__
+        object.__setattr__(self, "name", self.name or self.function.__name__)
 
 
 RULES = {
@@ -72,6 +70,7 @@ RULES = {
             heavy_ball,
             state=("velocity",),
             flags=("nesterov", "maximize"),
+            name="momentum",
             reference="Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Nesterov as in Sutskever et al. 2013",
         ),
         Rule(

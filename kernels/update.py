@@ -9,10 +9,12 @@ from functools import cache
 import numpy as np
 
 from . import threads
+from .limits import Limits
 from .text import Fields, accessors, lanes_of, module, stem
 
 CPU_CHUNK = 1 << 16  # elements: a few hundred KiB of work, small enough to share out evenly
 CUDA_CHUNK = 1 << 14
+LIMITS = Limits(threads=1024)
 
 CPU = """
 @jit(CACHING)

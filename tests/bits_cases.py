@@ -163,7 +163,7 @@ REDUCE = [
     ("float32", 1025, 127),
     *itertools.product(("float32",), (33_000,), (1, 3)),
 ]
-HEAVY_BALL = (RULES["heavy_ball"], (("nesterov", False), ("maximize", False)))
+MOMENTUM = (RULES["momentum"], (("nesterov", False), ("maximize", False)))
 
 
 def _cases():
@@ -174,7 +174,7 @@ def _cases():
                 for g in dict.fromkeys((w, sums_of(w).name)):
                     yield f"update/{label}/{w}/{g}", run_update, (rule, flags, w, g, (75, 41, 0, 1, 16, 23))
             yield f"fused/{label}", run_fused, (rule, flags, "float32", 33, (21, 0, 4))
-    yield "update/many chunks", run_update, (*HEAVY_BALL, "float32", "float32", (16_384 + 300, 5), 1)
+    yield "update/many chunks", run_update, (*MOMENTUM, "float32", "float32", (16_384 + 300, 5), 1)
     for dtype, B, P in REDUCE:
         for weighted in (False, True):
             name = f"{dtype}/{B}x{P}/{'weighted' if weighted else 'plain'}"
@@ -182,10 +182,10 @@ def _cases():
     for (move, moved), dtype, weighted in itertools.product(MOVES.items(), DTYPES, (False, True)):
         name = f"{dtype}/{move}/{'weighted' if weighted else 'plain'}"
         yield f"reduce/{name}", run_reduce, (dtype, 35, 40, weighted, "mean", moved)
-        yield f"fused/{name}", run_fused, (*HEAVY_BALL, dtype, 35, (16, 9), weighted, moved)
+        yield f"fused/{name}", run_fused, (*MOMENTUM, dtype, 35, (16, 9), weighted, moved)
     for dtype, (B, P), weighted in itertools.product(DTYPES, ((0, 5), (1, 40), (1025, 3)), (False, True)):
         name = f"{dtype}/{B}x{P}/{'weighted' if weighted else 'plain'}"
-        yield f"fused/{name}", run_fused, (*HEAVY_BALL, dtype, B, (P, 2), weighted)
+        yield f"fused/{name}", run_fused, (*MOMENTUM, dtype, B, (P, 2), weighted)
     for dtype, weighted in itertools.product(DTYPES, (False, True)):
         name = f"accumulate/{dtype}/{'weighted' if weighted else 'plain'}"
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)

@@ -35,7 +35,7 @@ def tool(name):
 
 def momentum(dtype):
     """(rule, flags, dtypes of w and its state) of plain momentum."""
-    rule = rules.RULES["heavy_ball"]
+    rule = rules.RULES["momentum"]
     return rule, flags_of(rule)[0], (dtype, sums_of(dtype).name)
 
 

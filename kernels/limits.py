@@ -1,0 +1,16 @@
+"""What a CUDA kernel promises of its machine code; written beside each family, checked with no GPU."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """threads: that must fit on a multiprocessor of sm_90 at once, by registers and shared memory.
+
+    in_flight: bytes that the loads of the main loop keep outstanding on it, at least. streams: False for a kernel that
+    moves a few bytes only and has no main loop.
+    """
+
+    threads: int
+    in_flight: int = 32 << 10
+    streams: bool = True
