@@ -12,6 +12,8 @@ _HOME = {
     "Accumulator": "reduction",
     "SGD": "optimizers",
     "Momentum": "optimizers",
+    "Adam": "optimizers",
+    "flatten": "flat",
     "fma": "kernels.scalars",
     "sqrt": "kernels.scalars",
     "maximum": "kernels.scalars",

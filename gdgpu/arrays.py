@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -17,7 +17,10 @@ _CPU, _PINNED = 1, 3  # DLPack's device types that NumPy can read
 
 @dataclass(frozen=True)
 class View:
-    """An array as kernels see it. strides are in elements; owner keeps the memory alive."""
+    """An array as kernels see it. strides are in elements; owner, NumPy's or CuPy's view of it, keeps the memory alive.
+
+    torch: the module, if it is a tensor.
+    """
 
     name: str
     address: int
@@ -28,6 +31,7 @@ class View:
     writable: bool
     device: str
     owner: object
+    torch: object = None
 
     @property
     def size(self):
@@ -45,6 +49,7 @@ class View:
 
 def view(array, name):
     """A View of an array, zero copy. TypeError or ValueError, naming `name`, for what kernels cannot take."""
+    torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
     array, dtype = _native(array, name)
     if dtype not in DTYPES:
         raise TypeError(f"{name}: expected dtype {', '.join(DTYPES)}, got {dtype}")
@@ -63,6 +68,7 @@ def view(array, name):
         array.flags.writeable if on_host else True,
         "cpu" if on_host else "cuda",
         array,
+        torch,
     )
 
 
@@ -202,6 +208,18 @@ def kernel_device(views):
     return "cpu", np
 
 
+@contextmanager
 def on_device_of(views):
-    """Context in which CuPy allocates and launches on the GPU of the views."""
-    return views[0].owner.device if views and views[0].device == "cuda" else nullcontext()
+    """Context in which CuPy allocates and launches on the GPU of the views, for torch's tensors on torch's stream."""
+    if not views or views[0].device == "cpu":
+        yield
+        return
+    import cupy
+
+    device, torch = views[0].owner.device, views[0].torch
+    with device:
+        if torch is None:
+            yield
+        else:
+            with cupy.cuda.ExternalStream(torch.cuda.current_stream(device.id).cuda_stream, device.id):
+                yield

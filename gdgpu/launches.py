@@ -1,43 +1,36 @@
-"""What an optimizer launches for tensors of one combination of dtypes; laid out once, checked at every call."""
+"""What an optimizer launches for the tensors of one rule and combination of dtypes, laid out once."""
 
 import numpy as np
 
-from .arrays import disjoint, samples, view
+from .arrays import disjoint, samples
 from .kernels import fused, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator, itemsize
 from .kernels.reducer import Job, Reduction
-from .reduction import cast_weights, scale_of
+from .reduction import scale_of
 
 
 class _Launch:
     def __init__(self, optimizer, tensors, g_dtype):
-        self.optimizer, self.g_dtype = optimizer, g_dtype
-        self.device, xp = optimizer.kernel_device, optimizer._xp
+        self.g_dtype, self.device = g_dtype, optimizer.kernel_device
         self.views = [optimizer._views[k] for k in tensors]
         self.sums = accumulator(g_dtype)
-        states = [optimizer._state[k] for k in tensors]
-        # the addresses of w and its states, which never move
-        self.written = [(w.address, *map(address_of, held)) for w, held in zip(self.views, states, strict=True)]
-        rule = optimizer.rule
-        self.rule, self.flags = rule, tuple((name, optimizer._flags[name]) for name in rule.flags)
-        self.dtypes = (self.views[0].dtype, *[self.sums] * len(rule.state))
-        self.hyper = Buffer(xp)
+        groups = [optimizer._group_of[k] for k in tensors]
+        self.rule, self.flags = groups[0].kernel
+        self.scalars = optimizer._scalars[self.rule, self.sums]
+        rows = {group: self.scalars.row(group) for group in dict.fromkeys(groups)}
+        # the addresses of each tensor's scalars, of w and its states, which never move
+        held = zip(groups, self.views, (optimizer._state[k] for k in tensors), strict=True)
+        self.fixed = [(rows[group], w.address, *map(address_of, state)) for group, w, state in held]
+        self.dtypes = (self.views[0].dtype, *[self.sums] * len(self.rule.state))
         self._disjoint_from = None
 
-    def _check(self, read):
+    def check(self, optimizer, read):
         """What is read must not lie in the parameters; asked again only when an address changed."""
-        where = tuple((v.address, v.shape, v.strides) for v in read)
+        where = [(v.address, v.shape, v.strides) for v in read]
         if where != self._disjoint_from:
-            disjoint(self.optimizer._views, read)
+            disjoint(optimizer._views, read)
             self._disjoint_from = where
-        values = self.optimizer._values()
-        with np.errstate(over="ignore"):
-            row = np.array([values[name] for name in self.rule.hyper], self.sums)
-        for name, value in zip(self.rule.hyper, row, strict=True):
-            if not np.isfinite(value):
-                raise ValueError(f"{name}: {values[name]!r} is too large for {self.sums} parameters")
-        self.hyper.set(np.broadcast_to(row, (len(self.views), len(row))))
 
 
 class Step(_Launch):
@@ -46,18 +39,22 @@ class Step(_Launch):
     def __init__(self, optimizer, tensors, g_dtype):
         super().__init__(optimizer, tensors, g_dtype)
         dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
-        self.kernel = update.kernel(self.device, self.rule, self.flags, dtypes)
-        self.table, self.items = Buffer(optimizer._xp), Buffer(optimizer._xp)
-        self.items.set(update.plan(self.device, [w.size for w in self.views]))
+        kernel = update.kernel(self.device, self.rule, self.flags, dtypes)
+        plan = update.plan(self.device, [w.size for w in self.views])
+        rows = [
+            (w.size, scalars, at, 0, *states) for w, (scalars, at, *states) in zip(self.views, self.fixed, strict=True)
+        ]
+        self.rows = np.array(rows, np.int64)
+        self.table, self.items = Buffer(optimizer._xp, self.rows), Buffer(optimizer._xp, plan.items)
         element = sum(map(itemsize, dtypes)) + sum(map(itemsize, self.dtypes))
-        self.nbytes = sum(w.size for w in self.views) * element
+        nbytes = sum(w.size for w in self.views) * element
+        self.run = update.launcher(self.device, kernel, self.table, self.items, plan.chunk, nbytes)
 
-    def prepare(self, grads):
-        """Check and lay out; returns the call that launches."""
-        self._check(grads)
-        rows = zip(self.views, grads, self.written, strict=True)
-        self.table.set(np.array([(w.size, at[0], g.address, *at[1:]) for w, g, at in rows], np.int64))
-        return lambda: update.launch(self.device, self.kernel, self.table, self.items, self.hyper, self.nbytes)
+    def prepare(self, grads, weights):
+        """Lay out; returns the call that launches. A gradient is not weighted any more: weights is None."""
+        self.rows[:, 3] = [g.address for g in grads]
+        self.table.set(self.rows)
+        return self.run
 
 
 class Samples(_Launch):
@@ -66,25 +63,36 @@ class Samples(_Launch):
     def __init__(self, optimizer, tensors, g_dtype):
         super().__init__(optimizer, tensors, g_dtype)
         self.reduction = Reduction(self.device, optimizer._xp, self._kernel)
-        self.columns = [w.size for w in self.views]
+        self.columns = tuple(w.size for w in self.views)
 
     def _kernel(self, device, g_dtype, weighted):
         return fused.kernel(device, self.rule, self.flags, self.dtypes, g_dtype, weighted)
 
-    def prepare(self, G, count, weights, reduction):
-        """Check and lay out; returns the call that launches."""
-        held = cast_weights(weights, count, self.sums, self.optimizer._xp)
-        self._check(G if held is None else [*G, view(held, "weights")])
-        self._kernel(self.device, self.g_dtype, held is not None)
-        job = Job(
-            self.g_dtype,
-            count,
-            self.columns,
-            [(g.address, samples(g)[2]) for g in G],
-            self.written,
-            scale_of(reduction, count),
-            self.hyper.address,
-            0 if held is None else address_of(held),
-        )
-        # held: the weights must outlive the launch
-        return lambda held=held: self.reduction.run(job)
+    def prepare(self, G, weights, count, reduction):
+        """Lay out; returns the call that launches. weights: dtype -> array, or None."""
+        matrices = [(g.address, samples(g)[2]) for g in G]
+        scale = scale_of(reduction, count)
+        at = 0 if weights is None else address_of(weights[self.sums])
+        job = Job(self.g_dtype, count, self.columns, matrices, self.fixed, scale, at)
+        run = self.reduction.prepare(job)
+        return lambda held=weights: run()  # the weights must outlive the launch
+
+
+class Bound:
+    """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor."""
+
+    def __init__(self, optimizer, context, lay_out):
+        self._optimizer, self._context, self._lay_out = optimizer, context, lay_out
+        self._prepare()
+
+    def _prepare(self):
+        with self._context():
+            self._runs = self._lay_out()
+        self._version = self._optimizer._version
+
+    def __call__(self):
+        """Take the step, with what the arrays hold now."""
+        if self._version != self._optimizer._version:
+            self._prepare()
+        with self._context():
+            self._optimizer._take(self._runs)

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from .arrays import disjoint, kernel_device, leaves, like, matching, on_device_of, samples, view, writable
+from .arrays import contiguous, disjoint, kernel_device, leaves, like, matching, on_device_of, samples, view, writable
 from .checks import one_of
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
@@ -12,11 +12,13 @@ from .kernels.memory import accumulator
 from .kernels.reducer import Job, Reduction
 from .kernels.threads import uninterrupted
 from .kernels.tree import levels
+from .ranges import ranged
 
 REDUCTIONS = ("mean", "sum")
 _local = threading.local()
 
 
+@ranged
 def reduce_samples(G, weights=None, reduction="mean", out=None):
     """The sum or mean of per-sample gradients: g = 1/B * sum_n c_n G[n] ("sum" leaves 1/B out).
 
@@ -32,8 +34,8 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
     device, xp = kernel_device([g])
     sums = accumulator(g.dtype)
     with on_device_of([g]):
-        held = cast_weights(weights, rows, sums, xp)
-        read = [g] if held is None else [g, view(held, "weights")]
+        held = cast_weights(weights, rows, [g], xp)
+        read = [g] if held is None else [g, view(held[sums], "weights")]
         if out is None:
             out = xp.empty(g.shape[1:], sums)
         target = writable(view(out, "out"))
@@ -41,10 +43,10 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
         if target.shape != g.shape[1:] or target.dtype != sums:
             raise ValueError(f"out: expected {sums} {g.shape[1:]}, got {target.dtype} {target.shape}")
         disjoint([target], read)
-        weights_at = 0 if held is None else address_of(held)
+        weights_at = 0 if held is None else address_of(held[sums])
         scale = scale_of(reduction, rows)
-        job = Job(g.dtype, rows, [columns], [(g.address, stride)], [(target.address,)], scale, weights=weights_at)
-        _workspace(device, xp).run(job)
+        job = Job(g.dtype, rows, (columns,), [(g.address, stride)], [(target.address,)], scale, weights_at)
+        _workspace(device, xp).prepare(job)()
     return out
 
 
@@ -67,22 +69,23 @@ class Accumulator:
         with on_device_of(self._views):
             self._nodes = [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
 
+    @ranged
     def add(self, G, weights=None):
         """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples."""
-        G, count = batch_views(G, self._params, self._views)
+        G, count = batch_views(matching(G, self._params, "G"), self._views)
         if self._views:
             kernel_device([self._views[0], *G])
         with on_device_of(self._views):
-            held = {sums: cast_weights(weights, count, sums, self._xp) for sums in {accumulator(g.dtype) for g in G}}
+            held = cast_weights(weights, count, G, self._xp)
             self._grow(levels(self.count + count))
             with uninterrupted():
                 for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
-                    w = held[accumulator(g.dtype)]
-                    at = 0 if w is None else address_of(w)
+                    at = 0 if held is None else address_of(held[accumulator(g.dtype)])
                     where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
                     accumulate.add(self._device, g.dtype, *where, self.count, count)
                 self.count += count
 
+    @ranged
     def result(self, reduction="mean"):
         """The sum or mean of all samples so far: arrays like params, in the accumulator's dtype."""
         one_of("reduction", reduction, REDUCTIONS)
@@ -102,9 +105,9 @@ class Accumulator:
             self._nodes = [xp.concatenate([n, xp.zeros((missing, n.shape[1]), n.dtype)]) for n in self._nodes]
 
 
-def batch_views(G, params, views):
-    """(views of G, number of samples), checked against the views of params: structure, shapes, dtypes."""
-    G = [view(array, name) for name, array in matching(G, params, "G")]
+def batch_views(pairs, views):
+    """(views of G, number of samples) of (name, array) pairs, checked against the views of params: shapes, dtypes."""
+    G = [view(array, name) for name, array in pairs]
     counts = set()
     for g, v in zip(G, views, strict=True):
         counts.add(samples(g, v.shape)[0])
@@ -127,8 +130,8 @@ def scale_of(reduction, count):
     return 1 / count if reduction == "mean" and count else 1.0
 
 
-def cast_weights(weights, count, sums, xp):
-    """weights as a contiguous array of the accumulator's dtype on the device; None for None."""
+def cast_weights(weights, count, G, xp):
+    """weights on the device, contiguous: accumulator's dtype -> array, for each that G needs. None for None."""
     if weights is None:
         return None
     if getattr(weights, "requires_grad", False):
@@ -139,9 +142,25 @@ def cast_weights(weights, count, sums, xp):
         raise TypeError(f"weights: expected an array of real numbers ({error})") from None
     if weights.dtype.kind not in "biuf":
         raise TypeError(f"weights: expected real numbers, got dtype {weights.dtype}")
+    _one_each(weights, count)
+    return {sums: xp.ascontiguousarray(weights, dtype=sums) for sums in {accumulator(g.dtype) for g in G}}
+
+
+def bound_weights(weights, count, G):
+    """The same for arrays that kernels will read as they are, later."""
+    if weights is None:
+        return None
+    held = contiguous(view(weights, "weights"))
+    _one_each(held, count)
+    for g in G:
+        if held.dtype != accumulator(g.dtype):
+            raise TypeError(f"weights: expected dtype {accumulator(g.dtype)} to be bound, got {held.dtype}")
+    return {held.dtype: held.owner}
+
+
+def _one_each(weights, count):
     if weights.shape != (count,):
         raise ValueError(f"weights: expected shape ({count},), one for each sample, got {weights.shape}")
-    return xp.ascontiguousarray(weights, dtype=sums)
 
 
 def _workspace(device, xp):

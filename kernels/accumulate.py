@@ -11,10 +11,10 @@ import numpy as np
 from . import memory, threads, tree
 from .limits import Limits
 from .plan import CPU_TILE
-from .text import accessors, module, stem
-from .tree import RADIX, SHIFT, levels
+from .text import accessors, lanes_of, module, stem
+from .tree import BLOCK, RADIX, SHIFT, levels
 
-LIMITS = Limits(threads=1024)
+LIMITS = Limits(threads=512)
 COLLECT_LIMITS = Limits(threads=1024, streams=False)
 
 CPU = """
@@ -40,27 +40,45 @@ def collect(nodes, columns, out, depth, scale, scratch, first, last):
 """
 
 CUDA = """
-@jit("void(int64, int64, int64, int64, int64, int64, int64)")
-def add(nodes, G, stride, columns, weights, row, rows):
-    j = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
-    if j < columns:
-        total = load_sum(nodes, j)
-        for n in range(rows):
-            if row & (RADIX - 1) == 0 and row > 0:
-                # Row `row` begins a new node: what is below it is complete and goes into its parent.
-                at, full = nodes, row
-                while full & (RADIX - 1) == 0:
-                    store_sum(at, j, zero)
-                    at += columns * SIZE
-                    total = load_sum(at, j) + total
-                    full >>= SHIFT
-                store_sum(at, j, total)
-                total = zero
-            total = $add
-            row += 1
-        store_sum(nodes, j, total)
+@jit("int64 int64 int64 int64 int64 int64 int64", NAME, CODE)
+def add(nodes, G_at, stride, columns, weights, row, rows):
+    # A thread adds LANES columns, side by side where memory is aligned, else a block's width apart. Those past the
+    # last column read it once more.
+    x = np.int64(cuda.threadIdx.x)
+    X = np.int64(cuda.blockDim.x)
+    first_column = cuda.blockIdx.x * X * LANES
+    $weights_array
+    width = min(X * LANES, columns - first_column)
+    is_vector = (G_at | stride * G_SIZE) & 15 == 0 and width & (LANES - 1) == 0
+    start, step, at = x, X, first_column
+    if is_vector:
+        start, step = x * LANES, np.int64(1)
+        at += min(start, width - LANES)
+    $columns
+    $load_sums
+    n = np.int64(0)
+    while n < rows:
+        if row & (RADIX - 1) == 0 and row > 0:
+            # Row `row` begins a new node: what is below it is complete and goes into its parent.
+            node, full = nodes, row
+            while full & (RADIX - 1) == 0:
+                $clear_below
+                node += columns * SIZE
+                $add_below
+                full >>= SHIFT
+            $store_above
+            $clear_lanes
+        stop = min(rows, n + RADIX - (row & (RADIX - 1)))
+        row += stop - n
+        $share_weights
+        if is_vector:
+            $add_lanes
+        else:
+            $add_columns
+    node = nodes
+    $store_sums
 
-@jit("void(int64, int64, int64, int64, $sums)")
+@jit("int64 int64 int64 int64 $sums", NAME + "_collect", CODE and CODE.with_name(CODE.name + "_collect"))
 def collect(nodes, columns, out, depth, scale):
     j = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
     if j < columns:
@@ -69,6 +87,15 @@ def collect(nodes, columns, out, depth, scale):
             total = load_sum(nodes, level * columns + j) + total
         store_sum(out, j, total * scale)
 """
+
+# The weights of the next rows, so that the main loop reads nothing from memory but G.
+SHARE_WEIGHTS = """
+first = n
+cuda.syncthreads()
+if x < stop - n:
+    c_of[x] = load_sum(weights, n + x)
+cuda.syncthreads()
+""".strip()
 
 
 @cache
@@ -80,13 +107,37 @@ def kernels(device, g_dtype, weighted=False):
         "SHIFT": SHIFT,
         "SIZE": memory.itemsize(sums),
         "zero": f"np.{sums}(0)",
-    } | accessors({g_dtype}, sums)
+    }
     name = stem("accumulate", "weighted" if weighted else "", g_dtype)
     if device == "cpu":
         parts = {"sums": sums, "tree": tree.cpu_text(g_dtype, weighted)}
-        return module(name, device, CPU, parts, constants | {"TILE": CPU_TILE})
-    weight = "load_sum(weights, n)" if weighted else None
-    parts = {"sums": sums, "add": tree.sum_text(f"load_{g_dtype}(G, n * stride + j)", weight, "total")}
+        return module(name, device, CPU, parts, constants | accessors({g_dtype}, sums) | {"TILE": CPU_TILE})
+    lanes = lanes_of({g_dtype})
+    constants |= accessors({g_dtype}, sums, lanes) | {
+        "LANES": lanes,
+        "G_SIZE": memory.itemsize(g_dtype),
+        "sum_type": f"np.{sums}",
+    }
+    weight = "c_of[np.uint32({n} - first)]" if weighted else None
+
+    def each(line):
+        return "\n".join(line.format(k=k) for k in range(lanes))
+
+    store = "if start + {k} * step == o{k}: store_sum(node, first_column + o{k}, "
+    parts = {
+        "sums": sums,
+        "columns": each("o{k} = np.int32(min(start + {k} * step, width - (LANES - {k} if is_vector else 1)))"),
+        "load_sums": each("s{k} = load_sum(nodes, first_column + o{k})"),
+        "clear_below": each(store + "zero)"),
+        "add_below": each("s{k} = load_sum(node, first_column + o{k}) + s{k}"),
+        "store_above": each(store + "s{k})"),
+        "clear_lanes": each("s{k} = zero"),
+        "weights_array": "c_of = cuda.shared.array(RADIX, sum_type)" if weighted else "",
+        "share_weights": SHARE_WEIGHTS if weighted else "",
+        "add_lanes": tree.cuda_text(g_dtype, lanes, True, weight),
+        "add_columns": tree.cuda_text(g_dtype, lanes, False, weight),
+        "store_sums": each(store + "s{k})"),
+    }
     return module(name, device, CUDA, parts, constants)
 
 
@@ -94,20 +145,17 @@ def add(device, g_dtype, nodes, G, stride, columns, weights, row, rows):
     """Add rows of G, rows row, row + 1, … of the batch. nodes: levels(row + rows) x columns, zero at first."""
     compiled = kernels(device, g_dtype, bool(weights)).add
     args = (nodes, G, stride, columns, weights, row, rows)
-    _launch(device, compiled, args, columns, rows * columns * memory.itemsize(g_dtype))
+    if device == "cpu":
+        threads.run(compiled, args, -(-columns // CPU_TILE), rows * columns * memory.itemsize(g_dtype))
+    else:
+        compiled.launch(-(-columns // (BLOCK * lanes_of({g_dtype}))), BLOCK, *args)
 
 
 def collect(device, sums, nodes, columns, out, rows, scale):
     """out <- scale * root of the tree of `rows` rows. The nodes stay as they are."""
     compiled = kernels(device, sums).collect
     args = (nodes, columns, out, levels(rows), np.dtype(sums).type(scale))
-    _launch(device, compiled, args, columns, columns * memory.itemsize(sums))
-
-
-def _launch(device, compiled, args, columns, nbytes):
     if device == "cpu":
-        threads.run(compiled, args, -(-columns // CPU_TILE), nbytes, CPU_TILE * 8)
+        threads.run(compiled, args, -(-columns // CPU_TILE), columns * memory.itemsize(sums), CPU_TILE * 8)
     else:
-        from .target import BLOCK
-
         compiled.launch(-(-columns // BLOCK), BLOCK, *args)

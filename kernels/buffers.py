@@ -1,27 +1,48 @@
 """Small device buffers that kernels read: tables of addresses, items of work, hyperparameters, partial sums."""
 
+import itertools
+
 import numpy as np
 
 
 class Buffer:
     """A host array and its copy where kernels run, sent only when it changes.
 
+    Its address stays while its size does, so launches that were prepared with it see what it holds then.
     xp: numpy (the copy is the array itself) or cupy.
     """
 
-    def __init__(self, xp):
-        self.xp, self.host, self.held, self.address = xp, None, None, 0
+    def __init__(self, xp, array=None):
+        self.xp, self.host, self.held, self.address, self._staging = xp, None, None, 0, None
+        if array is not None:
+            self.set(array)
 
     def set(self, array):
-        """Let kernels launched from now on see `array`; returns whether it had changed."""
-        array = np.ascontiguousarray(array)
-        old = self.host
-        if old is not None and old.shape == array.shape and old.tobytes() == array.tobytes():
-            return False
-        self.host = array.copy()
+        """Let kernels launched from now on, on the current stream, see `array`. Does not wait."""
+        if self.host is not None and (self.host.shape, self.host.dtype) == (array.shape, array.dtype):
+            if np.array_equal(self.host, array):
+                return
+            self.host[...] = array
+            if self.xp is not np:
+                self._send()
+            return
+        self.host = np.array(array, order="C")
         self.held = self.host if self.xp is np else self.xp.asarray(self.host)
         self.address = address_of(self.held)
-        return True
+
+    def _send(self):
+        cuda = self.xp.cuda
+        stream = cuda.get_current_stream()
+        if stream.is_capturing():
+            raise RuntimeError("a CUDA graph would repeat this change of lr or addresses: make it before the capture")
+        if self._staging is None:  # in turn: one is filled while the copy from the other may be under way
+            slots = [(cuda.alloc_pinned_memory(self.host.nbytes), cuda.Event(disable_timing=True)) for _ in range(2)]
+            self._staging = itertools.cycle(slots)
+        pinned, sent = next(self._staging)
+        sent.synchronize()
+        np.frombuffer(pinned, self.host.dtype, self.host.size)[...] = self.host.ravel()
+        self.held.data.copy_from_host_async(pinned.ptr, self.host.nbytes, stream)
+        sent.record(stream)
 
     def __len__(self):
         return len(self.host)

@@ -28,7 +28,7 @@ def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
         g_dtype,
         weighted,
         finish=fields.update(g="total"),
-        addresses=fields.addresses(fields.written, column=reduce.FIXED),
+        addresses=fields.addresses(("hyper", *fields.written), column=reduce.FIXED),
         hyper=fields.hyper(),
         rule=("@jit(CACHING)\n" if device == "cpu" else "@device\n") + fields.rule,
         constants=fields.constants,

@@ -116,7 +116,7 @@ def load(name, text, constants, home, names):
 def _fingerprint():
     """What the compiled code depends on besides its own text."""
     parts = [sys.version]
-    for package in ("numba", "llvmlite", "numba-cuda"):
+    for package in ("numba", "llvmlite", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12"):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -155,21 +155,27 @@ def _import(key, text):
 def _write(path, text):
     # numba's cache asks for the file's time and size, so an existing file is left as it is.
     if not path.exists() or path.read_text() != text:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write(path, text.encode())
     return path
+
+
+def write(path, data):
+    """Replace the file by these bytes, in one piece or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _execute(key, path, text, caching):
     name = f"gdgpu.kernels.generated.{key}"
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
     module.CACHING = caching
+    module.CODE = path.with_suffix("") if caching else None
     sys.modules[name] = module
     try:
         exec(compile(text, str(path), "exec"), module.__dict__)

@@ -1,29 +1,41 @@
 """How a reduction is shared out: column tiles, and row segments at nodes of the tree. The bits do not depend on it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from . import threads
-from .tree import RADIX, SEGMENT, levels
+from .tree import CUDA_SHARED, RADIX, SEGMENT, levels
 
 CPU_TILE = 1 << 14  # columns of one level that a thread keeps in its cache
 CPU_NARROWEST = 1 << 10  # narrower tiles lose more to short runs of memory than they win in balance
+CUDA_BLOCKS = 1 << 11  # wanted: 16 for each of 132 multiprocessors, so that none waits long for the last
 
 
 @dataclass(frozen=True)
 class Split:
-    """items: int64 rows (tensor, segment, column tile). tile: columns of an item; segment: its rows.
+    """tile: columns of an item of work; segment: its rows. tiles: column tiles of each tensor.
 
-    block: CUDA's (x, y) threads, each of which folds one level-0 node. tiles: column tiles of each tensor.
+    block: CUDA's threads, x over columns and y over level-0 nodes.
     """
 
-    items: np.ndarray
     tile: int
     segment: int
     segments: int
     tiles: tuple
     block: tuple = (1, 1)
+
+    def items(self):
+        """int64 rows (tensor, segment, column tile); neighbours in memory are neighbours here."""
+        items = [np.empty((0, 3), np.int64)]
+        for tensor, count in enumerate(self.tiles):
+            grid = np.empty((self.segments, count, 3), np.int64)
+            grid[..., 0] = tensor
+            grid[..., 1] = np.arange(self.segments)[:, None]
+            grid[..., 2] = np.arange(count)
+            items.append(grid.reshape(-1, 3))
+        return np.concatenate(items)
 
 
 def split_cpu(columns, rows, whole=False):
@@ -46,27 +58,32 @@ def split_cpu(columns, rows, whole=False):
     return _split(columns, rows, tile, segment)
 
 
-def split_cuda(columns, rows, lanes, block_threads):
-    """A block folds up to 1024 rows: a thread a level-0 node, the other threads side by side over columns."""
+@lru_cache
+def split_cuda(columns, rows, lanes, sum_bytes, block_threads):
+    """A block folds up to 1024 rows: its threads side by side over columns, y of them over level-0 nodes.
+
+    Tiles are as wide as shared memory allows, and narrower where that gives every multiprocessor some blocks more.
+    """
     nodes = min(RADIX, max(1, _ceil(rows, RADIX)))
-    y = 1 << (nodes - 1).bit_length()
-    x = max(1, block_threads // y)
+    most = min(block_threads, CUDA_SHARED // (sum_bytes * lanes * nodes))
+    x = min(1 << most.bit_length() - 1, _power_of_2(_ceil(max(columns, default=1), lanes)))
+    least = max(1, block_threads // _power_of_2(nodes))
+    segments = max(1, _ceil(rows, SEGMENT))
+    while x > least and segments * sum(_ceil(p, x * lanes) for p in columns) < CUDA_BLOCKS:
+        x //= 2
+    y = min(block_threads // x, _power_of_2(nodes))
     return _split(columns, rows, x * lanes, SEGMENT, (x, y))
 
 
 def _split(columns, rows, tile, segment, block=(1, 1)):
-    segments = max(1, _ceil(rows, segment))
     tiles = tuple(_ceil(p, max(tile, 1)) for p in columns)
-    items = []
-    for tensor, count in enumerate(tiles):
-        grid = np.empty((segments, count, 3), np.int64)
-        grid[..., 0] = tensor
-        grid[..., 1] = np.arange(segments)[:, None]
-        grid[..., 2] = np.arange(count)
-        items.append(grid.reshape(-1, 3))
-    items = np.concatenate(items) if items else np.empty((0, 3), np.int64)
-    return Split(items, tile, segment, segments, tiles, block)
+    return Split(tile, segment, max(1, _ceil(rows, segment)), tiles, block)
 
 
 def _ceil(n, d):
     return -(-n // d)
+
+
+def _power_of_2(n):
+    """The least power of 2 that is >= n."""
+    return 1 << (n - 1).bit_length()

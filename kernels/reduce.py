@@ -11,7 +11,7 @@ from functools import cache
 from . import memory, tree
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
-from .tree import CUDA_THREADS, RADIX, SEGMENT, SHIFT
+from .tree import CUDA_SHARED, RADIX, SEGMENT, SHIFT
 
 FIXED = 6  # columns of the table before the addresses that `$finish` needs
 LIMITS = Limits(threads=1024)
@@ -21,8 +21,8 @@ $tree
 
 $rule
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
-def reduce(table, items, hyper, weights, rows, segment, tile, scale, scratch, first, last):
+@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
+def reduce(table, items, weights, rows, segment, tile, scale, scratch, first, last):
     for item in range(first, last):
         tensor = load_int64(items, 3 * item)
         piece = load_int64(items, 3 * item + 1)
@@ -50,8 +50,8 @@ def reduce(table, items, hyper, weights, rows, segment, tile, scale, scratch, fi
 CUDA = """
 $rule
 
-@jit("void(int64, int64, int64, int64, int64, $sums)")
-def reduce(table, items, hyper, weights, rows, scale):
+@jit("int64 int64 int64 int64 $sums", NAME, CODE, RESIDENT)
+def reduce(table, items, weights, rows, scale):
     item = cuda.blockIdx.x
     tensor = load_int64(items, 3 * item)
     node = load_int64(items, 3 * item + 1)
@@ -63,74 +63,85 @@ def reduce(table, items, hyper, weights, rows, scale):
     partials = load_int64(row, 3)
     counters = load_int64(row, 4)
     tiles = load_int64(row, 5)
-    tile = cuda.blockDim.x * LANES
+    x = np.int64(cuda.threadIdx.x)
+    y = np.int64(cuda.threadIdx.y)
+    X = np.int64(cuda.blockDim.x)
+    Y = np.int64(cuda.blockDim.y)
+    thread = y * X + x
+    threads = X * Y
+    tile = X * LANES
     first_column = tile_index * tile
-    threads = cuda.blockDim.x * cuda.blockDim.y
-    thread = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     width = min(tile, columns - first_column)
+    first_row = node * SEGMENT
+    below = (rows + RADIX - 1) >> SHIFT
+    count = min(RADIX, below - node * RADIX)
     sums = cuda.shared.array(SHARED, sum_type)
-    is_last = cuda.shared.array(1, np.int32)
+    arrived = cuda.shared.array(1, np.int32)
+    $share_weights
 
-    # Level 0: a thread folds one node, LANES columns of it.
-    lane = cuda.threadIdx.x * LANES
-    n = (node * RADIX + cuda.threadIdx.y) * RADIX
-    stop = min(rows, n + RADIX)
-    $clear_lanes
-    if (G_at | stride * G_SIZE) & 15 == 0 and lane + LANES <= width:
-        while n < stop:
-            at = n * stride + first_column + lane
-            $add_lanes
-            n += 1
-    else:
-        while n < stop:
-            at = n * stride + first_column + lane
-            $add_guarded
-            n += 1
-    $share_lanes
-    cuda.syncthreads()
+    # Level 0: a thread folds LANES columns of a node; child k of the block's node goes into row k of `sums`.
+    is_vector = (G_at | stride * G_SIZE) & 15 == 0 and width & (LANES - 1) == 0
+    k = y
+    while k < count:
+        n = first_row + k * RADIX
+        stop = min(rows, n + RADIX)
+        at = n * stride + first_column
+        $clear_lanes
+        if is_vector:
+            if x * LANES < width:
+                at += x * LANES
+                $add_lanes
+                $share_lanes
+        else:
+            # Neighbouring threads take neighbouring columns; those past the last one read it once more.
+            $spread_columns
+            $add_columns
+            $share_columns
+        k += Y
 
-    # Level 1, across the block's threads: column j of the tile belongs to one thread from here on.
-    count = min(RADIX, ((rows + RADIX - 1) >> SHIFT) - node * RADIX)
-    j = thread
-    while j < width:
-        if count > 1:
+    # Level 1 and up: the block folds the children of its node, and the last block to arrive at a parent goes on.
+    below = (below + RADIX - 1) >> SHIFT
+    while True:
+        cuda.syncthreads()
+        j = thread
+        while j < width:
             total = zero
-            for k in range(count):
-                total = total + sums[k * tile + j]
+            if count == 1:
+                total = sums[j]
+            else:
+                for k in range(count):
+                    total = total + sums[k * tile + j]
             sums[j] = total
-        j += threads
-
-    # Higher levels: the last block to arrive at a node folds what is below it and carries on.
-    below = (rows + SEGMENT - 1) >> 2 * SHIFT
-    while below > 1:
+            j += threads
+        if below <= 1:
+            break
         j = thread
         while j < width:
             store_sum(partials, node * columns + first_column + j, sums[j])
             j += threads
-        cuda.threadfence()
         cuda.syncthreads()
         node >>= SHIFT
         count = min(RADIX, below - node * RADIX)
-        counter = counters + 4 * (node * tiles + tile_index)
         if thread == 0:
-            is_last[0] = 0
-            if add_atomic(counter, np.int32(1)) == count - 1:
-                is_last[0] = 1
+            # The barrier and the fence together order the block's stores before the arrival is seen, and the loads
+            # below after it; the count goes back to 0 for the next launch.
+            counter = counters + 4 * (node * tiles + tile_index)
+            cuda.threadfence()
+            arrived[0] = add_atomic(counter, np.int32(1))
+            if arrived[0] == count - 1:
                 add_atomic(counter, np.int32(-count))
+            cuda.threadfence()
         cuda.syncthreads()
-        if is_last[0] == 0:
+        if arrived[0] != count - 1:
             return
-        cuda.threadfence()
-        j = thread
-        while j < width:
-            at = node * RADIX * columns + first_column + j
-            total = load_sum(partials, at)
-            if count > 1:
-                total = zero
-                for k in range(count):
-                    total = total + load_sum(partials, at + k * columns)
-            sums[j] = total
-            j += threads
+        k = y
+        while k < count:
+            at = (node * RADIX + k) * columns + first_column
+            j = x
+            while j < width:
+                sums[k * tile + j] = load_sum(partials, at + j)
+                j += X
+            k += Y
         partials += below * columns * SIZE
         below = (below + RADIX - 1) >> SHIFT
         counters += 4 * below * tiles
@@ -144,6 +155,16 @@ def reduce(table, items, hyper, weights, rows, scale):
         $finish
         j += threads
 """
+
+# The weights of the block's rows, so that the main loop reads nothing from memory but G.
+SHARE_WEIGHTS = """
+c_of = cuda.shared.array(SEGMENT, sum_type)
+n = thread
+while n < min(rows - first_row, SEGMENT):
+    c_of[n] = load_sum(weights, first_row + n)
+    n += threads
+cuda.syncthreads()
+""".strip()
 
 
 def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rule="", constants=(), used=()):
@@ -163,26 +184,23 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype, *used}, sums, lanes) | {
         "LANES": lanes,
-        "SHARED": CUDA_THREADS * lanes,
+        "RESIDENT": LIMITS.threads,
+        "SHARED": CUDA_SHARED // memory.itemsize(sums),
         "SEGMENT": SEGMENT,
         "SHIFT": SHIFT,
         "G_SIZE": memory.itemsize(g_dtype),
         "sum_type": f"np.{sums}",
     }
-    weight = "c" if weighted else None
-    load_weight = ["c = load_sum(weights, n)"] if weighted else []
-    add = [f"s{k} = {tree.sum_text(f'g[{k}]', weight, f's{k}')}" for k in range(lanes)]
-    guarded = []
-    for k in range(lanes):
-        guarded += [
-            f"if lane + {k} < width:",
-            f"    s{k} = {tree.sum_text(f'load_{g_dtype}(G_at, at + {k})', weight, f's{k}')}",
-        ]
+    weight = "c_of[np.uint32({n} - first_row)]" if weighted else None
+    every = range(lanes)
     parts |= {
-        "clear_lanes": "\n".join(f"s{k} = zero" for k in range(lanes)),
-        "add_lanes": "\n".join([f"g = load_{g_dtype}_lanes(G_at, at)", *load_weight, *add]),
-        "add_guarded": "\n".join([*load_weight, *guarded]),
-        "share_lanes": "\n".join(f"sums[cuda.threadIdx.y * tile + lane + {k}] = s{k}" for k in range(lanes)),
+        "share_weights": SHARE_WEIGHTS if weighted else "",
+        "clear_lanes": "\n".join(f"s{k} = zero" for k in every),
+        "add_lanes": tree.cuda_text(g_dtype, lanes, True, weight),
+        "share_lanes": "\n".join(f"sums[k * tile + x * LANES + {k}] = s{k}" for k in every),
+        "spread_columns": "\n".join(f"o{k} = np.int32(min(x + {k} * X, width - 1))" for k in every),
+        "add_columns": tree.cuda_text(g_dtype, lanes, False, weight),
+        "share_columns": "\n".join(f"sums[k * tile + x + {k} * X] = s{k}" for k in every),
     }
     return module(family, device, CUDA, parts, constants).reduce
 

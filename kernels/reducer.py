@@ -1,7 +1,7 @@
 """Runs a reduction on either device: shares it out, lays out its tables and workspace, and launches."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -10,7 +10,9 @@ from .buffers import Buffer, Scratch
 from .plan import split_cpu, split_cuda
 from .reduce import kernel
 from .text import lanes_of
-from .tree import RADIX, levels
+from .tree import BLOCK, RADIX, levels
+
+KEPT = 4  # layouts of different batch sizes: the last batch of an epoch has its own
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,15 @@ class Job:
     """Matrices that share their number of rows and their dtype, and what becomes of their sums.
 
     columns: P of each. matrices: (address, row stride in elements) of each. targets: for each, the addresses that
-    the kernel's `finish` reads. hyper, weights: addresses; without weights 0.
+    the kernel's `finish` reads. weights: their address, or 0.
     """
 
     g_dtype: str
     rows: int
-    columns: list
+    columns: tuple
     matrices: list
     targets: list
     scale: float
-    hyper: int = 0
     weights: int = 0
 
     @cached_property
@@ -49,36 +50,42 @@ class Reduction:
     """
 
     def __init__(self, device, xp, get_kernel):
-        self.device, self.get_kernel = device, get_kernel
-        self.table, self.items, self.scratch = Buffer(xp), Buffer(xp), Scratch(xp)
+        self.device, self.xp, self.get_kernel = device, xp, get_kernel
+        self.layouts, self.scratch = {}, Scratch(xp)
 
-    def run(self, job):
-        """Launch; on CUDA it does not wait."""
-        if self.device == "cuda":
-            self._launch_cuda(job)
-            return
+    def prepare(self, job):
+        """The call that launches, for as long as no other job is prepared; on CUDA it does not wait."""
+        run = self._cuda(job) if self.device == "cuda" else self._cpu(job)
+        return lambda owner=self: run()  # which owns the memory that it works in
+
+    def _cpu(self, job):
         split = split_cpu(job.columns, job.rows)
-        if split.segments > 1:
-            partials = self._workspace("partials", [split.segments * p for p in job.columns], job.sums)
-            first = replace(job, targets=[(at,) for at in partials], scale=1)
-            self._launch_cpu(kernel("cpu", job.g_dtype, bool(job.weights)), split, first)
-            matrices = list(zip(partials, job.columns, strict=True))
-            job = replace(job, g_dtype=job.sums, rows=split.segments, matrices=matrices, weights=0)
-            split = split_cpu(job.columns, job.rows, whole=True)
-        self._launch_cpu(self.get_kernel("cpu", job.g_dtype, bool(job.weights)), split, job)
+        if split.segments == 1:
+            return self._fold(self.get_kernel, split, job, "whole")
+        partials = self._workspace("partials", [split.segments * p for p in job.columns], job.sums)
+        first = replace(job, targets=[(at,) for at in partials], scale=1)
+        matrices = list(zip(partials, job.columns, strict=True))
+        second = replace(job, g_dtype=job.sums, rows=split.segments, matrices=matrices, weights=0)
+        fold = self._fold(kernel, split, first, "pieces")
+        finish = self._fold(self.get_kernel, split_cpu(job.columns, second.rows, whole=True), second, "roots")
 
-    def _launch_cpu(self, compiled, split, job):
-        self._describe(split, job, [(0, 0, 0)] * len(job.columns))
-        args = (self.table.address, self.items.address, job.hyper, job.weights, job.rows)
-        args += (split.segment, split.tile, job.scalar)
+        def run():
+            fold()
+            finish()
+
+        return run
+
+    def _fold(self, get_kernel, split, job, stage):
+        table, items = self._layout((stage, job.columns, split), split)
+        table.set(_table(job, [(0, 0, 0)] * len(job.columns)))
+        args = (table.address, items.address, job.weights, job.rows, split.segment, split.tile, job.scalar)
         nbytes = job.rows * sum(job.columns) * memory.itemsize(job.g_dtype)
         scratch_bytes = levels(min(job.rows, split.segment)) * split.tile * memory.itemsize(job.sums)
-        threads.run(compiled, args, len(self.items), nbytes, scratch_bytes)
+        compiled = get_kernel("cpu", job.g_dtype, bool(job.weights))
+        return partial(threads.run, compiled, args, len(items), nbytes, scratch_bytes)
 
-    def _launch_cuda(self, job):
-        from .target import BLOCK
-
-        split = split_cuda(job.columns, job.rows, lanes_of({job.g_dtype}), BLOCK)
+    def _cuda(self, job):
+        split = split_cuda(job.columns, job.rows, lanes_of({job.g_dtype}), memory.itemsize(job.sums), BLOCK)
         partials, counters = [], []
         for p, tiles in zip(job.columns, split.tiles, strict=True):
             # nodes that blocks hand on, level by level, and the counters of those that wait for them
@@ -89,10 +96,18 @@ class Reduction:
             counters.append(sum(below[1:]) * tiles)
         partials = self._workspace("partials", partials, job.sums)
         counters = self._workspace("counters", counters, "int32")
-        self._describe(split, job, list(zip(partials, counters, split.tiles, strict=True)))
-        compiled = self.get_kernel("cuda", job.g_dtype, bool(job.weights))
-        args = (self.table.address, self.items.address, job.hyper, job.weights, job.rows, job.scalar)
-        compiled.launch(len(self.items), split.block, *args)
+        table, items = self._layout((job.columns, split), split)
+        table.set(_table(job, list(zip(partials, counters, split.tiles, strict=True))))
+        args = (table.address, items.address, job.weights, job.rows, job.scalar)
+        return self.get_kernel("cuda", job.g_dtype, bool(job.weights)).prepare(len(items), split.block, *args)
+
+    def _layout(self, key, split):
+        """Buffers (table, items) of this shape; the items are filled in."""
+        if key not in self.layouts:
+            if len(self.layouts) >= KEPT:
+                del self.layouts[next(iter(self.layouts))]
+            self.layouts[key] = Buffer(self.xp), Buffer(self.xp, split.items())
+        return self.layouts[key]
 
     def _workspace(self, name, sizes, dtype):
         """Addresses of arrays of these sizes, one after the other."""
@@ -100,7 +115,7 @@ class Reduction:
         first = self.scratch.get(name, int(ends[-1]))
         return [first + int(offset) for offset in ends[:-1]]
 
-    def _describe(self, split, job, workspace):
-        rows = zip(job.columns, job.matrices, workspace, job.targets, strict=True)
-        self.table.set(np.array([(p, *m, *w, *t) for p, m, w, t in rows], np.int64))
-        self.items.set(split.items)
+
+def _table(job, workspace):
+    rows = zip(job.columns, job.matrices, workspace, job.targets, strict=True)
+    return np.array([(p, *m, *w, *t) for p, m, w, t in rows], np.int64)

@@ -16,22 +16,21 @@ class Fields:
         self.names = ("w", "g", *rule.state)
         self.dtypes = dict(zip(self.names, dtypes, strict=True))
         self.written = ("w", *rule.state)
-        self.hyper_names = rule.hyper
+        self.scalars = rule.scalars
         self.sums = memory.accumulator(dtypes[0])
         self.rule = generate.rule_text(rule.function, flags)
-        self.constants = {"constant": f"np.{self.sums}", "HYPER": max(1, len(rule.hyper))}
+        self.constants = {"constant": f"np.{self.sums}"}
 
     def addresses(self, names, column):
         """Lines that read the arrays' addresses from the tensor's row of the table."""
         return "\n".join(f"{n}_at = load_int64(row, {k})" for k, n in enumerate(names, column))
 
     def hyper(self):
-        """Lines that read the tensor's hyperparameters."""
-        names = enumerate(self.hyper_names)
-        return "\n".join(f"h_{n} = load_sum(hyper, tensor * HYPER + {k})" for k, n in names)
+        """Lines that read the scalars of the tensor's group."""
+        return "\n".join(f"h_{n} = load_sum(hyper_at, {k})" for k, n in enumerate(self.scalars))
 
     def _rule(self, values):
-        return f"rule({', '.join([*values, *(f'h_{n}' for n in self.hyper_names)])})"
+        return f"rule({', '.join([*values, *(f'h_{n}' for n in self.scalars)])})"
 
     def update(self, g=None):
         """Lines that update element i of each array; g: the gradient's text, if it is not in memory."""
@@ -77,4 +76,5 @@ def stem(family, *parts):
 def module(name, device, skeleton, parts, constants):
     """Fill the skeleton and load it for "cpu" or "cuda"."""
     home, names = {"cpu": ("gdgpu.kernels.cpu", CPU_NAMES), "cuda": ("gdgpu.kernels.target", CUDA_NAMES)}[device]
+    constants = constants | {"NAME": repr(name)}
     return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, home, names)

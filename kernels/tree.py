@@ -5,13 +5,19 @@ Level-0 node k is the left fold, from +0, of rows 32k … 32k+31; a node of the 
 With weights a leaf is acc = fma(c_n, G[n, j], acc).
 """
 
+import os
+
 from . import generate
 
 RADIX = 32
 SHIFT = RADIX.bit_length() - 1
 SEGMENT = RADIX * RADIX  # rows that a CUDA block, or a CPU item where rows are split, folds by itself
-CUDA_THREADS = 256  # in a block; shared memory is laid out for as many
+CUDA_THREADS = 256  # in a block, at most
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+BLOCK = 32 if SIMULATED else CUDA_THREADS  # the simulator runs each as a thread of the system
+CUDA_SHARED = 1 << 14  # bytes in which a block keeps the children of a node, a row each
 UNROLL = (16, 4, 1)  # rows that the CPU adds in one pass over the sums
+CUDA_LOADS = 4, 16  # of vectors, or else of elements, that a CUDA thread has outstanding; more cost it registers
 
 
 def levels(rows):
@@ -77,3 +83,26 @@ def cpu_text(dtype, weighted):
             f"    first += {unroll}",
         ]
     return generate.fill(CPU, add_rows="\n".join(lines))
+
+
+def cuda_text(dtype, lanes, vector, weight=None):
+    """The text that adds rows n … stop-1 of G, the first of which begins at index `at`, to the sums s0, s1, ….
+
+    vector: the lanes lie side by side; else lane k is o_k elements away. weight: the text of row {n}'s weight.
+    """
+    lines = []
+    for unroll in (CUDA_LOADS[0] if vector else CUDA_LOADS[1] // max(lanes, 4), 1):
+        adds = []
+        lines.append(f"while n + {unroll} <= stop:")
+        for u in range(unroll):
+            lines.append(f"    at{u} = " + (f"at{u - 1} + stride" if u else "at"))
+            if vector:
+                lines.append(f"    g{u} = load_{dtype}_lanes(G_at, at{u})")
+            else:
+                lines += [f"    g{u}_{k} = load_{dtype}(G_at, at{u} + o{k})" for k in range(lanes)]
+            values = [f"g{u}[{k}]" if vector else f"g{u}_{k}" for k in range(lanes)]
+            if weight:
+                adds.append(f"    c = {weight.format(n=f'n + {u}')}")
+            adds += [f"    s{k} = {sum_text(value, weight and 'c', f's{k}')}" for k, value in enumerate(values)]
+        lines += [*adds, f"    at = at{unroll - 1} + stride", f"    n += {unroll}"]
+    return "\n".join(lines)

@@ -1,19 +1,22 @@
 """A rule over flat arrays: w, *state <- rule(w, g, *state, *hyper), every byte read once and written once.
 
-One call updates any number of tensors. `table` holds a row of int64 a tensor, (n, address of w, of g, of each
-state); `items` a row a chunk, (tensor, first element); `hyper` a row of scalars a tensor.
+One call updates any number of tensors. `table` holds a row of int64 a tensor: (n, addresses of its hyperparameters, of
+w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element).
 """
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 
 from . import threads
 from .limits import Limits
 from .text import Fields, accessors, lanes_of, module, stem
+from .tree import BLOCK
 
 CPU_CHUNK = 1 << 16  # elements: a few hundred KiB of work, small enough to share out evenly
-CUDA_CHUNK = 1 << 14
+CUDA_CHUNKS = 1 << 10, 1 << 14  # least and most elements of a block: one turn of its threads, and many
+CUDA_BLOCKS = 1 << 10  # about what a GPU holds at once: below this, smaller chunks
 LIMITS = Limits(threads=1024)
 
 CPU = """
@@ -21,12 +24,12 @@ CPU = """
 $rule
 
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64)")
-def update(table, items, hyper, scratch, first, last):
+def update(table, items, chunk, scratch, first, last):
     for item in range(first, last):
         tensor = load_int64(items, 2 * item)
         start = load_int64(items, 2 * item + 1)
         row = table + tensor * ROW_BYTES
-        stop = min(start + CHUNK, load_int64(row, 0))
+        stop = min(start + chunk, load_int64(row, 0))
         $addresses
         $hyper
         for i in range(start, stop):
@@ -37,13 +40,13 @@ CUDA = """
 @device
 $rule
 
-@jit("void(int64, int64, int64)")
-def update(table, items, hyper):
+@jit("int64 int64 int64", NAME, CODE)
+def update(table, items, chunk):
     item = cuda.blockIdx.x
     tensor = load_int64(items, 2 * item)
     start = load_int64(items, 2 * item + 1)
     row = table + tensor * ROW_BYTES
-    stop = min(start + CHUNK, load_int64(row, 0))
+    stop = min(start + chunk, load_int64(row, 0))
     $addresses
     $hyper
     i = start + cuda.threadIdx.x
@@ -63,40 +66,50 @@ def update(table, items, hyper):
 def kernel(device, rule, flags, dtypes):
     """The kernel of a rule for "cpu" or "cuda", flags as ((name, bool), …), dtypes those of (w, g, *state)."""
     fields = Fields(rule, dtypes, dict(flags))
-    constants = fields.constants | {"ROW_BYTES": 8 * (1 + len(dtypes))}
+    constants = fields.constants | {"ROW_BYTES": 8 * (2 + len(dtypes))}
     parts = {
         "rule": fields.rule,
-        "addresses": fields.addresses(fields.names, column=1),
+        "addresses": fields.addresses(("hyper", *fields.names), column=1),
         "hyper": fields.hyper(),
         "update": fields.update(),
     }
     if device == "cpu":
         skeleton = CPU
-        constants |= {"CHUNK": CPU_CHUNK} | accessors(dtypes, fields.sums)
+        constants |= accessors(dtypes, fields.sums)
     else:
         skeleton, lanes = CUDA, lanes_of(dtypes)
-        constants |= {"CHUNK": CUDA_CHUNK, "LANES": lanes} | accessors(dtypes, fields.sums, lanes)
+        constants |= {"LANES": lanes} | accessors(dtypes, fields.sums, lanes)
         parts["any_address"] = " | ".join(f"{n}_at" for n in fields.names)
         parts["update_lanes"] = fields.update_lanes(lanes)
     name = stem("update", rule.name, *(f for f, on in flags if on), *dtypes)
     return module(name, device, skeleton, parts, constants).update
 
 
+@dataclass(frozen=True)
+class Plan:
+    """items: int64 rows (tensor, first element), a chunk of `chunk` elements each."""
+
+    items: np.ndarray
+    chunk: int
+
+
 def plan(device, sizes):
-    """The items of work for tensors of these sizes: a row (tensor, first element) a chunk."""
+    """How tensors of these sizes are cut into items of work."""
     sizes = np.asarray(sizes, np.int64)
-    chunk = CPU_CHUNK if device == "cpu" else CUDA_CHUNK
+    chunk = CPU_CHUNK
+    if device == "cuda":
+        least, most = CUDA_CHUNKS
+        share = int(sizes.sum()) // CUDA_BLOCKS
+        chunk = min(max(least, 1 << max(share - 1, 0).bit_length()), most)
     counts = -(-sizes // chunk)
     tensors = np.repeat(np.arange(len(sizes)), counts)
     first = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([tensors, (np.arange(len(tensors)) - first) * chunk], axis=1)
+    return Plan(np.stack([tensors, (np.arange(len(tensors)) - first) * chunk], axis=1), chunk)
 
 
-def launch(device, compiled, table, items, hyper, nbytes):
-    """Run a kernel over items; table, items and hyper are Buffers of that device."""
+def launcher(device, compiled, table, items, chunk, nbytes):
+    """The call that runs a kernel over items; table and items are Buffers of that device and stay where they are."""
+    args = (table.address, items.address, chunk)
     if device == "cpu":
-        threads.run(compiled, (table.address, items.address, hyper.address), len(items), nbytes)
-    else:
-        from .target import BLOCK
-
-        compiled.launch(len(items), BLOCK, table.address, items.address, hyper.address)
+        return partial(threads.run, compiled, args, len(items), nbytes)
+    return compiled.prepare(len(items), BLOCK, *args)

@@ -1,16 +1,21 @@
 """Kernels over a table of cases: this process's answers, as arrays, to hold against another device's.
 
-Run as a script, it saves them all: NUMBA_ENABLE_CUDASIM=1 GDGPU_DEVICE=cuda python tests/bits_cases.py FILE.npz
+Run as a script, it saves them all: GDGPU_DEVICE=cuda python tests/bits_cases.py FILE.npz [--part K/N], on a GPU or,
+with NUMBA_ENABLE_CUDASIM=1, in the simulator. bfloat16 on a GPU needs CuPy 14, whose arrays know ml_dtypes' type.
 """
 
+import argparse
+import ctypes
 import itertools
+import os
 import sys
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from references import DTYPES, bits, samples, sums_of
 
 import gdgpu
-from gdgpu.arrays import kernel_device
+from gdgpu import devices
 from gdgpu.kernels import fused, rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.reducer import Job, Reduction
@@ -27,8 +32,27 @@ def every_scalar(w, g, state, low, high):
 RULES = rules.RULES | {"every_scalar": rules.Rule(every_scalar, state=("state",))}
 
 
+def target():
+    """The device of this process, and the module of its arrays: the CPU unless GDGPU_DEVICE says otherwise."""
+    return devices.resolve(os.environ.get("GDGPU_DEVICE") or "cpu")
+
+
 def device():
-    return kernel_device([])[0]
+    return target().name
+
+
+def to_device(array):
+    """The array where kernels run: itself, or a copy on the GPU with its strides and its offset from 16 bytes."""
+    xp = target().xp
+    if xp is np:
+        return array
+    if not array.size:
+        return xp.empty(array.shape, array.dtype)
+    low, high = byte_bounds(array)
+    start = low % 16
+    held = xp.zeros(start + high - low, np.uint8)
+    held[start:].set(np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8))
+    return xp.ndarray(array.shape, array.dtype, held.data + (start + array.ctypes.data - low), strides=array.strides)
 
 
 def flags_of(rule):
@@ -55,8 +79,8 @@ def unaligned(array):
 
 def hyper_rows(rule, tensors, sums):
     """A row a tensor: numbers from (0, 1), the k-th of them 0 in row k + 1 (weight_decay = 0 is a branch)."""
-    rows = np.random.default_rng(9).uniform(0.05, 0.95, (tensors, len(rule.hyper)))
-    for k in range(min(tensors - 1, len(rule.hyper))):
+    rows = np.random.default_rng(9).uniform(0.05, 0.95, (tensors, max(1, len(rule.scalars))))
+    for k in range(min(tensors - 1, len(rule.scalars))):
         rows[k + 1, k] = 0
     return rows.astype(sums)
 
@@ -68,52 +92,52 @@ def run_update(rule, flags, w_dtype, g_dtype, sizes, steps=2):
     kernel = update.kernel(device(), rule, flags, dtypes)
     tensors = [[special(n, d, 7 * k + j) for j, d in enumerate(dtypes)] for k, n in enumerate(sizes)]
     tensors[1] = [unaligned(array) for array in tensors[1]]
-    table, items, hyper = (Buffer(np) for _ in range(3))
-    table.set(np.array([(t[0].size, *map(address_of, t)) for t in tensors], np.int64))
-    items.set(update.plan(device(), sizes))
-    hyper.set(hyper_rows(rule, len(sizes), sums))
+    tensors = [list(map(to_device, arrays)) for arrays in tensors]
+    plan, hyper = update.plan(device(), sizes), to_device(hyper_rows(rule, len(sizes), sums))
+    rows = [(t[0].size, address_of(h), *map(address_of, t)) for t, h in zip(tensors, hyper, strict=True)]
+    table, items = (Buffer(target().xp, array) for array in (np.array(rows, np.int64), plan.items))
+    run = update.launcher(device(), kernel, table, items, plan.chunk, nbytes=1 << 30)
     for _ in range(steps):
-        update.launch(device(), kernel, table, items, hyper, nbytes=1 << 30)
+        run()
     return [array for w, _, *state in tensors for array in (w, *state)]
 
 
 def run_fused(rule, flags, dtype, B, columns, weighted=False, move=lambda G: G):
     """One reduce-and-update of tensors with these numbers of columns."""
     sums = sums_of(dtype).name
-    tensors = [[special(P, d, j) for j, d in enumerate((dtype, *[sums] * len(rule.state)))] for P in columns]
-    G = [move(samples((B, P), dtype)) for P in columns]
-    weights = samples((B,), sums, 3) if weighted else None
-    hyper = Buffer(np)
-    hyper.set(hyper_rows(rule, len(columns), sums))
+    dtypes = (dtype, *[sums] * len(rule.state))
+    tensors = [[to_device(special(P, d, j)) for j, d in enumerate(dtypes)] for P in columns]
+    G = [to_device(move(samples((B, P), dtype))) for P in columns]
+    weights = to_device(samples((B,), sums, 3)) if weighted else None
+    hyper = to_device(hyper_rows(rule, len(columns), sums))
 
     def kernel(device, g_dtype, weighted):
-        return fused.kernel(device, rule, flags, (dtype, *[sums] * len(rule.state)), g_dtype, weighted)
+        return fused.kernel(device, rule, flags, dtypes, g_dtype, weighted)
 
     job = Job(
         g_dtype=dtype,
         rows=B,
-        columns=list(columns),
+        columns=tuple(columns),
         matrices=[(address_of(g), g.strides[0] // g.itemsize) for g in G],
-        targets=[tuple(map(address_of, t)) for t in tensors],
+        targets=[(address_of(h), *map(address_of, t)) for h, t in zip(hyper, tensors, strict=True)],
         scale=1 / max(B, 1),
-        hyper=hyper.address,
         weights=address_of(weights) if weighted else 0,
     )
-    reduction = Reduction(device(), np, kernel)
+    run = Reduction(device(), target().xp, kernel).prepare(job)
     for _ in range(2):  # counters must have reset themselves
-        reduction.run(job)
+        run()
     return [array for t in tensors for array in t]
 
 
 def run_reduce(dtype, B, P, weighted=False, reduction="mean", move=lambda G: G):
-    G, weights = move(samples((B, P), dtype)), samples((B,), "float64", 3) if weighted else None
+    G, weights = to_device(move(samples((B, P), dtype))), samples((B,), "float64", 3) if weighted else None
     # again, since counters must have reset themselves; large ones would take the simulator too long
     return [gdgpu.reduce_samples(G, weights, reduction) for _ in range(2 if G.size < 30_000 else 1)]
 
 
 def run_accumulator(dtype, P, cuts, weighted=False):
     B = sum(cuts)
-    G, weights = samples((B, P), dtype), samples((B,), "float64", 3)
+    G, weights = to_device(samples((B, P), dtype)), samples((B,), "float64", 3)
     accumulator, results = gdgpu.Accumulator(G[0]), []
     for n, stop in zip(cuts, np.cumsum(cuts), strict=True):
         accumulator.add(G[stop - n : stop], weights[stop - n : stop] if weighted else None)
@@ -125,14 +149,31 @@ def run_optimizer(name, **hyper):
     """Steps of both kinds over tensors of all dtypes."""
     shapes = {"a": (40, 3), "b": (), "c": (0,), "d": (5,), "e": (33,)}
     dtypes = dict(zip(shapes, (*DTYPES, "float32"), strict=True))
-    params = {k: samples(shapes[k] or (1,), d).reshape(shapes[k]) for k, d in dtypes.items()}
+    params = {k: to_device(samples(shapes[k] or (1,), d).reshape(shapes[k])) for k, d in dtypes.items()}
     optimizer = getattr(gdgpu, name)(params, **hyper)
     for step in range(3):
         G = {k: samples((34, *shape), dtypes[k], step) for k, shape in shapes.items()}
-        optimizer.step({k: np.array(g[0]) for k, g in G.items()})
+        optimizer.step({k: to_device(np.array(g[0])) for k, g in G.items()})
+        G = {k: to_device(g) for k, g in G.items()}
         optimizer.step_samples(G, samples((34,), "float64", step), "sum" if step else "mean")
     states = [array for held in optimizer.state_dict()["state"].values() for array in held.values()]
     return [*params.values(), *states]
+
+
+def run_bound(name, **hyper):
+    """Bound steps of both kinds over two groups, with a new lr between them."""
+    shapes = [(40, 3), (5,), (33,)]
+    params = [to_device(samples(shape, "float32", k)) for k, shape in enumerate(shapes)]
+    groups = [{"params": params[:2], "lr": 0.25}, {"params": params[2:]}]
+    optimizer = getattr(gdgpu, name)(groups, **hyper)
+    G = [to_device(samples((70, *shape), "float32", 9)) for shape in shapes]
+    grads = [to_device(samples(shape, "float32", 8)) for shape in shapes]
+    step, step_samples = (bind([g[:2], g[2:]]) for bind, g in ((optimizer.bind, grads), (optimizer.bind_samples, G)))
+    for lr in (0.5, 0.125):
+        step()
+        optimizer.lr = lr
+        step_samples()
+    return params
 
 
 def padded(G):
@@ -191,6 +232,9 @@ def _cases():
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
     yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
     yield "optimizer/SGD", run_optimizer, ("SGD",), {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01}
+    yield "optimizer/Adam", run_optimizer, ("Adam",), {"lr": 0.1, "weight_decay": 0.01, "maximize": True}
+    for name in ("Momentum", "Adam"):
+        yield f"optimizer/bound {name}", run_bound, (name,), {"lr": 0.1}
     yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
 
 
@@ -201,7 +245,7 @@ def answers(name):
     """The arrays of a case, as bits in which all NaNs are one."""
     run, args, *options = CASES[name]
     with np.errstate(all="ignore"):
-        return [bits(array) for array in run(*args, **dict(*options))]
+        return [bits(devices.on_host(array)) for array in run(*args, **dict(*options))]
 
 
 def steady_simulator():
@@ -223,12 +267,22 @@ def steady_simulator():
     sys.setswitchinterval(0.0005)
 
 
-if __name__ == "__main__":
-    steady_simulator()
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="only cases K, K + N, K + 2N, …")
+    arguments = parser.parse_args()
+    first, step = map(int, arguments.part.split("/"))
+    if devices.simulated():
+        steady_simulator()
     found = {}
-    for name in CASES:
+    for name in list(CASES)[first::step]:
         try:
             found |= {f"{name}:{k}": array for k, array in enumerate(answers(name))}
         except Exception as error:  # its own test shows it
             found[f"{name}:error"] = np.array(repr(error))
-    np.savez(sys.argv[1], device=device(), **found)
+    np.savez(arguments.file, device=device(), **found)
+
+
+if __name__ == "__main__":
+    main()

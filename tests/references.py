@@ -162,11 +162,11 @@ def error_bound(B, magnitude, sums):
 def run_rule(rule, flags, w, g, state, hyper):
     """A rule over flat arrays, element by element, in plain Python. Arrays are changed in place."""
     sums = sums_of(w.dtype.name).type
-    values = [sums(hyper[name]) for name in rule.hyper]
+    values = [sums(hyper[name]) for name in rule.scalars]
     for i in range(len(w)):
         scalars = [sums(x[i]) for x in (w, g, *state)]
         parameters = dict(zip(("w", "g", *rule.state), scalars, strict=True))
-        parameters |= dict(zip(rule.hyper, values, strict=True)) | flags
+        parameters |= dict(zip(rule.scalars, values, strict=True)) | flags
         new = rule.function(**parameters)
         for array, value in zip((w, *state), new if isinstance(new, tuple) else (new,), strict=True):
             array[i] = value

@@ -21,11 +21,9 @@ TENTH = 0.1
 def apply(rule, w, g, flags=()):
     """One update of w by a rule without state or hyperparameters."""
     kernel = update.kernel("cpu", rule, flags, (w.dtype.name, g.dtype.name))
-    table, items, hyper = (Buffer(np) for _ in range(3))
-    table.set(np.array([(w.size, address_of(w), address_of(g))], np.int64))
-    items.set(update.plan("cpu", [w.size]))
-    hyper.set(np.zeros((1, 1)))
-    update.launch("cpu", kernel, table, items, hyper, w.nbytes)
+    plan = update.plan("cpu", [w.size])
+    table = Buffer(np, np.array([(w.size, 0, address_of(w), address_of(g))], np.int64))
+    update.launcher("cpu", kernel, table, Buffer(np, plan.items), plan.chunk, w.nbytes)()
     return kernel
 
 

@@ -17,11 +17,10 @@ def label(value):
 
 def launch(kernel, tensors, hyper):
     """Update tensors, each a list [w, g, *state], with a row of hyperparameters each."""
-    table, items, rows = (Buffer(np) for _ in range(3))
-    table.set(np.array([(t[0].size, *map(address_of, t)) for t in tensors], np.int64).reshape(len(tensors), -1))
-    items.set(update.plan("cpu", [t[0].size for t in tensors]))
-    rows.set(hyper)
-    update.launch("cpu", kernel, table, items, rows, nbytes=1 << 30)
+    plan = update.plan("cpu", [t[0].size for t in tensors])
+    rows = [(t[0].size, address_of(h), *map(address_of, t)) for t, h in zip(tensors, hyper, strict=True)]
+    table, items = Buffer(np, np.array(rows, np.int64)), Buffer(np, plan.items)
+    update.launcher("cpu", kernel, table, items, plan.chunk, nbytes=1 << 30)()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -33,13 +32,13 @@ def test_a_plain_loop_over_the_rule(rule, flags, dtype):
     rng = np.random.default_rng(1)
     tensors = [[special(n, d, 10 * n + j) for j, d in enumerate(dtypes)] for n in (300, 0, 7, 1)]
     tensors[2] = [unaligned(array) for array in tensors[2]]
-    hyper = rng.uniform(0.1, 0.9, (len(tensors), len(rule.hyper)))
+    hyper = rng.uniform(0.1, 0.9, (len(tensors), len(rule.scalars) or 1))
     hyper[2] = 0
     expected = [[array.copy() for array in t] for t in tensors]
     for _ in range(3):
         launch(kernel, tensors, hyper.astype(sums))
         for (w, g, *state), row in zip(expected, hyper, strict=True):
-            run_rule(rule, dict(flags), w, g, state, dict(zip(rule.hyper, row, strict=True)))
+            run_rule(rule, dict(flags), w, g, state, dict(zip(rule.scalars, row, strict=False)))
     for actual, wanted in zip(tensors, expected, strict=True):
         for a, b in zip(actual, wanted, strict=True):  # gradients among them: they are only read
             assert_same_bits(a, b)
@@ -65,14 +64,17 @@ def test_neighbours_are_left_alone():
     np.testing.assert_array_equal(around, [5] * 3 + [4] * 27 + [5] * 10)
 
 
-def test_the_plan_covers_every_element_once():
-    for device, chunk in (("cpu", update.CPU_CHUNK), ("cuda", update.CUDA_CHUNK)):
-        sizes = [0, 1, chunk, chunk + 1, 0, 3 * chunk - 1, 2**31 + 5]
-        items = update.plan(device, sizes)
-        expected = [(k, first) for k, n in enumerate(sizes) for first in range(0, n, chunk)]
-        assert items.dtype == np.int64
-        np.testing.assert_array_equal(items, expected)
-        assert update.plan(device, []).shape == (0, 2)
+SIZES = ([0, 1, 1 << 14, (1 << 14) + 1, 0, 3 * (1 << 16) - 1, 2**31 + 5], [1024] * 100, [65536] * 100, [7], [])
+
+
+@pytest.mark.parametrize("device", ("cpu", "cuda"))
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{len(sizes)} tensors")
+def test_the_plan_covers_every_element_once(sizes, device):
+    plan = update.plan(device, sizes)
+    expected = [(k, first) for k, n in enumerate(sizes) for first in range(0, n, plan.chunk)]
+    assert plan.items.dtype == np.int64 and plan.items.shape == (len(expected), 2)
+    np.testing.assert_array_equal(plan.items, np.array(expected, np.int64).reshape(-1, 2))
+    assert plan.chunk % 1024 == 0  # chunks begin where vectors do
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -80,4 +82,4 @@ def test_the_table_names_the_rules_parameters(rule):
     import inspect
 
     row = RULES[rule]
-    assert (*("w", "g"), *row.state, *row.hyper, *row.flags) == tuple(inspect.signature(row.function).parameters)
+    assert (*("w", "g"), *row.state, *row.scalars, *row.flags) == tuple(inspect.signature(row.function).parameters)

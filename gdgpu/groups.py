@@ -1,0 +1,74 @@
+"""Parameter groups: tensors that share hyperparameters, as in torch.optim."""
+
+from .arrays import leaves, like, matching
+
+
+class Group:
+    """One of an optimizer's groups. `lr` is assignable; None follows the optimizer's lr."""
+
+    def __init__(self, optimizer, params, name, lr, options):
+        self.params, self.name, self._lr = params, name, lr
+        self._optimizer = optimizer
+        self.rule = self.assign(options)
+        self.tensors = range(0)  # which of the optimizer's they are
+
+    @property
+    def lr(self):
+        """A float, or a function of the number of completed steps."""
+        return self._optimizer.lr if self._lr is None else self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._optimizer._assign_lr(self, value)
+
+    def assign(self, options):
+        """Take these hyperparameters, as the user names them; returns the rule that they call for."""
+        rule, self.hyper, self.flags = self._optimizer._check(**options)
+        self.options = {name: (self.hyper | self.flags).get(name, value) for name, value in options.items()}
+        return rule
+
+    @property
+    def kernel(self):
+        """What its tensors' kernels are made from: the rule and its flags."""
+        return self.rule, tuple((name, self.flags[name]) for name in self.rule.flags)
+
+
+class Tree:
+    """The structure of params: one array, a list, a dict, or a list of groups of these; grads have it too."""
+
+    def __init__(self, params):
+        self.params = params
+        self.grouped = isinstance(params, list | tuple) and any(isinstance(p, dict) for p in params)
+        if self.grouped:
+            for k, group in enumerate(params):
+                if not isinstance(group, dict) or "params" not in group:
+                    raise TypeError(f"params[{k}]: expected a group like the others, a dict with the key 'params'")
+        self.parts = [(g["params"], f"params[{k}]['params']") for k, g in enumerate(params)] if self.grouped else None
+
+    def options(self, k):
+        """The hyperparameters that group k gives itself."""
+        return {key: value for key, value in self.params[k].items() if key != "params"} if self.grouped else {}
+
+    def groups(self):
+        """(params, name) of each group."""
+        return self.parts if self.grouped else [(self.params, "params")]
+
+    def matching(self, tree, name):
+        """(name, array) pairs of a tree of this structure, in order; ValueError or TypeError for another one."""
+        if not self.grouped:
+            return matching(tree, self.params, name)
+        if not isinstance(tree, list | tuple) or len(tree) != len(self.parts):
+            got = f"{len(tree)}" if isinstance(tree, list | tuple) else type(tree).__name__
+            raise ValueError(f"{name}: expected a list of {len(self.parts)}, one for each group of params, got {got}")
+        return [pair for k, (part, _) in enumerate(self.parts) for pair in matching(tree[k], part, f"{name}[{k}]")]
+
+    def like(self, values):
+        """The values, one for each array, in this structure."""
+        if not self.grouped:
+            return like(self.params, values)
+        values = iter(values)
+        return [like(part, [next(values) for _ in leaves(part, "")]) for part, _ in self.parts]
+
+    def each(self, values):
+        """The values, one for each group: as a list, or the only one where there are no groups."""
+        return list(values) if self.grouped else next(iter(values))

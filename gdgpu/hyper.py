@@ -1,0 +1,45 @@
+"""Hyperparameters where kernels read them: a row of scalars for each group of parameters."""
+
+import numpy as np
+
+from .kernels import advance
+from .kernels.buffers import Buffer, address_of
+from .kernels.memory import itemsize
+
+
+class Scalars:
+    """The scalars of one rule for the groups that use it, in the dtype `sums`; their addresses never change.
+
+    A rule without a step function reads the hyperparameters themselves. With one, the hyperparameters lie there in
+    float64, and `advance` makes the scalars of the next step from them and from its running products.
+    """
+
+    def __init__(self, rule, sums, groups, device, xp):
+        self.rule, self.sums, self.groups, self.device = rule, sums, groups, device
+        rows = len(groups)
+        shape = (rows, len(rule.hyper))
+        self.values = Buffer(xp, np.zeros(shape, "float64" if rule.step else sums))
+        self.carried = self.advance = None
+        self.address = self.values.address
+        if rule.step:
+            self.carried = xp.asarray(advance.initial(rule, rows))
+            self.scalars = xp.zeros((rows, len(rule.scalars)), sums)
+            self.address = address_of(self.scalars)
+            kernel = advance.kernel(device, rule, sums)
+            at = (self.values.address, address_of(self.carried), self.address)
+            self.advance = advance.launcher(device, kernel, *at, rows)
+
+    def row(self, group):
+        """The address of a group's scalars."""
+        return self.address + self.groups.index(group) * len(self.rule.scalars) * itemsize(self.sums)
+
+    def rounded(self, values):
+        """The rows for these hyperparameters, a dict for each group; ValueError for one that becomes infinite."""
+        with np.errstate(over="ignore"):
+            rows = np.array([[v[name] for name in self.rule.hyper] for v in values], self.values.host.dtype)
+            narrow = rows.astype(self.sums)
+        if not np.isfinite(narrow).all():
+            row, column = np.argwhere(~np.isfinite(narrow))[0]
+            name = self.rule.hyper[column]
+            raise ValueError(f"{name}: {values[row][name]!r} is too large for {self.sums} parameters")
+        return rows

@@ -1,0 +1,224 @@
+"""The machine code of a CUDA kernel, inspected and held against limits on a machine with no GPU.
+
+    report = inspect(kernel, "sm_90", name="momentum", dtype="float32")
+    findings = check(report, Limits(threads=1024))
+
+A kernel is good if nothing is spilled and no local memory used, nothing is computed in float64 unless meant, no atomic
+adds floats, nothing is contracted to a multiply-add but the rule's own fma, the main loop loads and stores 128 bits at
+a time, and enough threads fit on a multiprocessor to keep enough bytes in flight.
+"""
+
+import difflib
+import re
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .machine_code_sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
+from .machine_code_tools import MissingToolError, assemble, disassemble, tool
+
+__all__ = ["ARCHITECTURES", "MissingToolError", "Report", "check", "inspect", "occupancy", "tool"]
+
+VECTOR_BITS = 128
+# What is launched nvJitLink makes from PTX, as ptxas does when it compiles for linking: with other registers than else.
+LINKED = ("--compile-only",)
+_compiling = threading.Lock()
+_DIALECTS = (8, 0), (10, 0), (12, 0)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a multiprocessor holds at once: threads, blocks and bytes of shared memory. capability: (major, minor)."""
+
+    capability: tuple
+    threads: int
+    blocks: int
+    shared: int
+
+
+# CUDA Programming Guide, technical specifications per compute capability:
+# https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-capabilities.html
+ARCHITECTURES = {
+    "sm_80": Architecture((8, 0), 2048, 32, 164 << 10),
+    "sm_90": Architecture((9, 0), 2048, 32, 228 << 10),
+    "sm_100": Architecture((10, 0), 2048, 32, 228 << 10),
+    "sm_120": Architecture((12, 0), 1536, 24, 100 << 10),
+}
+# The same for all of these; how they are given out is cuda_occupancy.h of the CUDA toolkit.
+WARP = 32
+PARTITIONS = 4
+REGISTERS = (64 << 10) // PARTITIONS  # of a partition, which gives them to warps in units
+REGISTER_UNIT = 256
+SHARED_RESERVED = 1 << 10  # bytes a block takes besides its own
+SHARED_UNIT = 128
+
+
+def occupancy(arch, registers, shared, block):
+    """(threads that a multiprocessor holds at once, what bounds them), in blocks of `block` threads.
+
+    registers: of a thread; shared: bytes of a block.
+    """
+    warps = -(-block // WARP)
+    limits = ARCHITECTURES[arch]
+    blocks = {
+        "threads": limits.threads // (warps * WARP),
+        "blocks": limits.blocks,
+        "registers": REGISTERS // _round_up(max(registers, 1) * WARP, REGISTER_UNIT) * PARTITIONS // warps,
+        "shared memory": limits.shared // _round_up(shared + SHARED_RESERVED, SHARED_UNIT),
+    }
+    bound = min(blocks, key=blocks.get)
+    return blocks[bound] * block, bound
+
+
+def _round_up(n, unit):
+    return -(-n // unit) * unit
+
+
+@dataclass(frozen=True)
+class Report:
+    """A kernel on an architecture. spilled, stack, shared: bytes; threads: resident on a multiprocessor, by `bound`.
+
+    code: its instructions, None if there was no disassembler. contracted: those that ptxas --fmad=false does without.
+    """
+
+    name: str
+    dtype: str
+    arch: str
+    registers: int
+    spilled: int
+    stack: int
+    shared: int
+    threads: int
+    bound: str
+    code: Code | None = None
+    contracted: tuple = ()
+
+    @property
+    def label(self):
+        return f"{self.name}.{self.dtype}.{self.arch}"
+
+    @property
+    def in_flight(self):
+        """Bytes that the loads of all resident threads' main loops keep outstanding on a multiprocessor, at most.
+
+        A thread's are the most outstanding at any point of two iterations, in program order: from a load's issue until
+        an instruction first names one of the registers that it fills; whoever waits for a load waits for all before it.
+        """
+        loop = self.code and self.code.main_loop
+        return self.threads * loop.outstanding.bytes if loop else 0
+
+    def row(self):
+        """The figures, as a dict for JSON; those that need a disassembler are None without it."""
+        figures = {"kernel": self.name, "dtype": self.dtype, "arch": self.arch, "registers": self.registers}
+        figures |= {"spill_bytes": self.spilled, "stack_bytes": self.stack, "shared_bytes": self.shared}
+        figures |= {"threads": self.threads, "bound_by": self.bound}
+        of_code = {
+            "load_bits": lambda code: sorted({i.bits for loop in code.vector_loops for i in loop.loads}),
+            "store_bits": lambda code: sorted({i.bits for loop in code.vector_loops for i in loop.stores}),
+            "float64_instructions": lambda code: len(code.having(FLOAT64)),
+            "local_memory_instructions": lambda code: len(code.having(LOCAL_MEMORY)),
+            "float_atomics": lambda code: len(code.having(FLOAT_ATOMIC)),
+            "contracted": lambda code: len(self.contracted),
+            "bytes_in_flight": lambda code: self.in_flight,
+        }
+        return figures | {key: self.code and figure(self.code) for key, figure in of_code.items()}
+
+
+def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=(), with_code=True):
+    """The Report of a kernel, anything with `ptx(capability)`, on an architecture of ARCHITECTURES.
+
+    block: threads a block, 256 by default. options: more for ptxas. with_code=False does without nvdisasm.
+    Raises MissingToolError where ptxas or nvdisasm is not installed, ValueError for another architecture.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+    if not hasattr(kernel, "ptx"):
+        raise TypeError(f"kernel: expected a CUDA kernel, with ptx(capability), got {kernel!r}")
+    if block is None:
+        from .kernels.tree import CUDA_THREADS as block
+    ptx = _ptx(kernel, arch)
+    options = LINKED + tuple(options)
+    made = assemble(ptx, arch, *options)
+    code, contracted = None, ()
+    if with_code:
+        code = Code(disassemble(made.cubin))
+        apart = assemble(ptx, arch, *options, "--fmad=false")
+        if apart.instructions != made.instructions:
+            contracted = _contracted(code, Code(disassemble(apart.cubin)))
+    resident = occupancy(arch, made.registers, made.shared, block)
+    return Report(name, dtype, arch, made.registers, made.spilled, made.stack, made.shared, *resident, code, contracted)
+
+
+def _ptx(kernel, arch):
+    with _compiling:
+        # Most of the time goes here. Below 10.0 numba's NVVM writes one text, but for the line that names the target;
+        # from there on it writes for each. (What is launched is compiled for the device it is launched on.)
+        text = _compiled(
+            kernel, max(capability for capability in _DIALECTS if capability <= ARCHITECTURES[arch].capability)
+        )
+    return re.sub(r"(?m)^\.target sm_\d+", f".target {arch}", text)
+
+
+@lru_cache(maxsize=4)
+def _compiled(kernel, capability):
+    return kernel.ptx(capability)
+
+
+def _contracted(code, apart):
+    """The multiply-adds of `code` that are not in `apart`, else whatever differs first."""
+    opcodes = [[i.opcode for i in c.instructions] for c in (code, apart)]
+    changes = difflib.SequenceMatcher(None, *opcodes, autojunk=False).get_opcodes()
+    differing = [i for kind, a, b, *_ in changes if kind != "equal" for i in code.instructions[a : max(b, a + 1)]]
+    return tuple(i for i in differing if MULTIPLY_ADD.match(i.opcode)) or tuple(differing or code.instructions)[:1]
+
+
+def check(report, limits):
+    """One-line findings: what the report says against the limits, with the instructions that it is about."""
+    return [f"{report.label}: {what}: {_show(instructions)}" for what, instructions in _findings(report, limits)]
+
+
+def _findings(report, limits):
+    code = report.code or Code("")
+    local = code.having(LOCAL_MEMORY)
+    if report.spilled or report.stack or local:
+        yield f"{report.spilled} bytes spilled, {report.stack} bytes of stack, local memory", local
+    if (double := code.having(FLOAT64)) and report.dtype != "float64" and not limits.float64:
+        yield "float64 arithmetic", double
+    if atomics := code.having(FLOAT_ATOMIC):
+        yield "atomics of floats", atomics
+    if report.contracted:
+        yield "contracted, unlike with --fmad=false", report.contracted
+    if limits.streams and report.code:
+        if not code.main_loop:
+            yield "no loop that loads from memory", code.instructions[:1]
+        if narrow := [i for loop in code.vector_loops for i in loop.loads + loop.stores if i.bits != VECTOR_BITS]:
+            yield f"not {VECTOR_BITS} bits wide in the main loop", narrow
+    if report.arch == limits.arch:
+        yield from _too_few(report, limits, code)
+
+
+def _too_few(report, limits, code):
+    if report.threads < limits.threads:
+        what = f"{report.threads} threads resident, fewer than {limits.threads}, bound by {report.bound}"
+        if report.bound == "shared memory":
+            shared = [i for i in code.instructions if i.name in ("STS", "LDS", "ATOMS")]
+            yield f"{what} ({report.shared} bytes a block)", shared
+        else:
+            highest = sorted(code.instructions, key=lambda i: -max(i.registers, default=0))[:1]
+            yield f"{what} ({report.registers} registers, the highest of them first named here)", highest
+    if limits.streams and code.main_loop and report.in_flight < limits.in_flight:
+        most = code.main_loop.outstanding
+        yield (
+            f"{report.in_flight} bytes in flight, fewer than {limits.in_flight}: {report.threads} threads with "
+            f"{most.bytes} bytes each when the second of these waits",
+            [i for i in (most.load, most.waits) if i],
+        )
+
+
+def _show(instructions, most=3):
+    shown = "; ".join(map(str, instructions[:most]))
+    return (
+        f"{shown}; and {len(instructions) - most} more"
+        if len(instructions) > most
+        else shown or "no instruction to show"
+    )

@@ -1,0 +1,107 @@
+"""Restoring an optimizer from a state_dict: everything is checked before anything is touched."""
+
+import numpy as np
+
+from .arrays import matching, on_device_of, view
+from .checks import number
+
+
+def restore(optimizer, state_dict):
+    """What Optimizer.load_state_dict does."""
+    carried = [s for s in optimizer._scalars.values() if s.rule.carried]
+    _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"} | ({"carried"} if carried else set()))
+    if state_dict["optimizer"] != optimizer.name:
+        raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
+    steps = state_dict["steps"]
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"state_dict['steps']: expected an int >= 0, got {steps!r}")
+    groups = [
+        _group(optimizer, group, *parts)
+        for group, *parts in zip(
+            optimizer.groups,
+            _each(optimizer, state_dict, "hyper"),
+            _each(optimizer, state_dict, "state"),
+            strict=True,
+        )
+    ]
+    products = [(s.carried, _products(s, state_dict["carried"])) for s in carried]
+    old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps
+    with on_device_of(optimizer._views):
+        try:
+            optimizer.steps = steps
+            for group, (options, lr, _) in zip(optimizer.groups, groups, strict=True):
+                group.assign(options)
+                if not callable(group.lr):
+                    holder = optimizer if group._lr is None and not optimizer._tree.grouped else group
+                    holder._lr = lr
+            optimizer._refresh()
+        except BaseException:
+            for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
+                group.assign(options)
+                group._lr = lr
+            _, optimizer._lr, optimizer.steps = old
+            raise
+        for *_, copies in groups:
+            for target, source in copies:
+                target[...] = _on(optimizer._xp, source)
+        for target, source in products:
+            target[...] = optimizer._xp.asarray(source)
+    optimizer._launches.clear()  # flags are compiled in
+    optimizer._version += 1
+
+
+def _keys(name, given, expected):
+    if not isinstance(given, dict) or given.keys() != set(expected):
+        got = sorted(map(str, given)) if isinstance(given, dict) else type(given).__name__
+        raise ValueError(f"{name}: expected a dict with the keys {sorted(expected)}, got {got}")
+
+
+def _each(optimizer, state_dict, part):
+    """(name, value) of this part of the state_dict for each group."""
+    value = state_dict[part]
+    if not optimizer._tree.grouped:
+        return [(f"state_dict[{part!r}]", value)]
+    if not isinstance(value, list) or len(value) != len(optimizer.groups):
+        raise ValueError(f"state_dict[{part!r}]: expected a list of {len(optimizer.groups)}, one for each group")
+    return [(f"state_dict[{part!r}][{k}]", v) for k, v in enumerate(value)]
+
+
+def _group(optimizer, group, named_hyper, named_state):
+    """(hyperparameters, lr, copies to make) of a group."""
+    (label, hyper), (where, state) = named_hyper, named_state
+    _keys(label, hyper, optimizer._current(group))
+    _keys(where, state, group.rule.state)
+    try:
+        lr = number("lr", hyper["lr"])
+        options = {name: hyper[name] for name in hyper if name != "lr"}
+        rule = optimizer._check(**options)[0]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {error}") from None
+    if rule is not group.rule:
+        raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
+    copies = []
+    for j, name in enumerate(rule.state):
+        pairs = matching(state[name], group.params, f"{where}[{name!r}]")
+        for (array_name, array), k in zip(pairs, group.tensors, strict=True):
+            held, saved = optimizer._state[k][j], view(array, array_name)
+            if saved.shape != held.shape or saved.dtype != str(held.dtype):
+                raise ValueError(f"{array_name}: expected {held.dtype} {held.shape}, got {saved.dtype} {saved.shape}")
+            copies.append((held, saved.owner))
+    return options, lr, copies
+
+
+def _products(scalars, carried):
+    """The running products of one rule and dtype."""
+    key = f"{scalars.rule.name}/{scalars.sums}"
+    expected = f"state_dict['carried']: expected {key!r} -> {scalars.carried.shape} finite numbers"
+    try:
+        rows = np.array(carried[key], np.float64)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(expected) from None
+    if rows.shape != scalars.carried.shape or not np.isfinite(rows).all():
+        raise ValueError(expected)
+    return rows
+
+
+def _on(xp, array):
+    return xp.asarray(array.get() if xp is np and hasattr(array, "get") else array)

@@ -1,0 +1,90 @@
+"""Every CUDA kernel there is, by name and dtype: what the machine-code gate, the static report and the tests go over.
+
+A row comes from a rule and its flags or from a family, so that a new rule is listed by itself.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from . import accumulate, advance, fused, memory, reduce, rules, update
+from .limits import Limits
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel for one dtype, that of w, g and G; sums and state have memory.accumulator(dtype)."""
+
+    name: str
+    dtype: str
+    limits: Limits
+    build: Callable
+
+    @property
+    def label(self):
+        return f"{self.name}.{self.dtype}"
+
+    @cached_property
+    def kernel(self):
+        """The Kernel, built when first asked for."""
+        return self.build(self.dtype)
+
+
+def flags_of(rule):
+    """Every combination of a rule's flags, as ((name, bool), …); the first has none on."""
+    return [tuple(zip(rule.flags, on, strict=True)) for on in itertools.product((False, True), repeat=len(rule.flags))]
+
+
+def _rows(name, limits, build, dtypes=DTYPES):
+    return [Row(name, dtype, limits, build) for dtype in dtypes]
+
+
+def _state(rule, dtype):
+    return (memory.accumulator(dtype),) * len(rule.state)
+
+
+def _update(rule):
+    for flags in flags_of(rule):
+
+        def build(dtype, flags=flags):
+            return update.kernel("cuda", rule, flags, (dtype, dtype, *_state(rule, dtype)))
+
+        yield from _rows("_".join([rule.name, *(name for name, on in flags if on)]), update.LIMITS, build)
+
+
+def _reduce_update(rule, weighted, suffix):
+    def build(dtype):
+        return fused.kernel("cuda", rule, flags_of(rule)[0], (dtype, *_state(rule, dtype)), dtype, weighted)
+
+    return _rows(f"reduce_update_{rule.name}{suffix}", reduce.LIMITS, build)
+
+
+def _advance(rule):
+    build = partial(advance.kernel, "cuda", rule)
+    return _rows(f"advance_{rule.name}", advance.LIMITS, build, ("float32", "float64")) if rule.step else []
+
+
+def _reduce(weighted, suffix):
+    return _rows(f"reduce{suffix}", reduce.LIMITS, lambda dtype: reduce.kernel("cuda", dtype, weighted))
+
+
+def _accumulate(weighted, suffix):
+    return _rows(f"accumulate{suffix}", accumulate.LIMITS, lambda d: accumulate.kernels("cuda", d, weighted).add)
+
+
+def _all():
+    for rule in rules.RULES.values():
+        yield from _update(rule)
+        yield from _advance(rule)
+    for weighted, suffix in ((False, ""), (True, "_weighted")):
+        yield from _reduce(weighted, suffix)
+        for rule in rules.RULES.values():
+            yield from _reduce_update(rule, weighted, suffix)
+        yield from _accumulate(weighted, suffix)
+    yield from _rows("collect", accumulate.COLLECT_LIMITS, lambda dtype: accumulate.kernels("cuda", dtype).collect)
+
+
+ROWS = tuple(_all())
