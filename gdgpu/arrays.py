@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -208,18 +208,17 @@ def kernel_device(views):
     return "cpu", np
 
 
-@contextmanager
 def on_device_of(views):
     """Context in which CuPy allocates and launches on the GPU of the views, for torch's tensors on torch's stream."""
     if not views or views[0].device == "cpu":
-        yield
-        return
+        return nullcontext()
+    device, torch = views[0].owner.device, views[0].torch
+    return device if torch is None else _on_stream_of(torch, device)
+
+
+@contextmanager
+def _on_stream_of(torch, device):
     import cupy
 
-    device, torch = views[0].owner.device, views[0].torch
-    with device:
-        if torch is None:
-            yield
-        else:
-            with cupy.cuda.ExternalStream(torch.cuda.current_stream(device.id).cuda_stream, device.id):
-                yield
+    with device, cupy.cuda.ExternalStream(torch.cuda.current_stream(device.id).cuda_stream, device.id):
+        yield

@@ -4,7 +4,11 @@ from .arrays import leaves, like, matching
 
 
 class Group:
-    """One of an optimizer's groups. `lr` is assignable; None follows the optimizer's lr."""
+    """One of an optimizer's groups. `lr` is assignable; None follows the optimizer's lr.
+
+    hyper, flags: numbers and bools as the rule takes them; options: as the user named them; kernel: what its tensors'
+    kernels are made from, the rule and its flags.
+    """
 
     def __init__(self, optimizer, params, name, lr, options):
         self.params, self.name, self._lr = params, name, lr
@@ -24,13 +28,9 @@ class Group:
     def assign(self, options):
         """Take these hyperparameters, as the user names them; returns the rule that they call for."""
         rule, self.hyper, self.flags = self._optimizer._check(**options)
+        self.kernel = rule, tuple((name, self.flags[name]) for name in rule.flags)
         self.options = {name: (self.hyper | self.flags).get(name, value) for name, value in options.items()}
         return rule
-
-    @property
-    def kernel(self):
-        """What its tensors' kernels are made from: the rule and its flags."""
-        return self.rule, tuple((name, self.flags[name]) for name in self.rule.flags)
 
 
 class Tree:

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from .arrays import disjoint, samples
+from .arrays import disjoint, on_device_of, samples
 from .kernels import fused, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator, itemsize
 from .kernels.reducer import Job, Reduction
+from .ranges import ranged
 from .reduction import scale_of
 
 
@@ -81,18 +82,20 @@ class Samples(_Launch):
 class Bound:
     """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor."""
 
-    def __init__(self, optimizer, context, lay_out):
-        self._optimizer, self._context, self._lay_out = optimizer, context, lay_out
+    def __init__(self, optimizer, lay_out):
+        self._optimizer, self._lay_out = optimizer, lay_out
         self._prepare()
 
     def _prepare(self):
-        with self._context():
+        with on_device_of(self._optimizer._views):
             self._runs = self._lay_out()
         self._version = self._optimizer._version
 
+    @ranged
     def __call__(self):
         """Take the step, with what the arrays hold now."""
-        if self._version != self._optimizer._version:
+        optimizer = self._optimizer
+        if self._version != optimizer._version:
             self._prepare()
-        with self._context():
-            self._optimizer._take(self._runs)
+        with on_device_of(optimizer._views):
+            optimizer._take(self._runs)

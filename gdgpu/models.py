@@ -11,6 +11,7 @@ import numpy as np
 
 from .checks import count
 from .devices import resolve
+from .ranges import ranged
 
 
 class _LinearModel:
@@ -34,6 +35,7 @@ class _LinearModel:
             "bias": zeros(n_outputs, self.dtype),
         }
 
+    @ranged
     def loss(self, X, t):
         """Mean over the samples of their errors: a scalar of the model's dtype, on its device.
 
@@ -44,6 +46,7 @@ class _LinearModel:
         X, t = self._prepare(X, t)
         return self._mean(self._errors(self._outputs(X), t)[0])
 
+    @ranged
     def gradient(self, X, t):
         """(loss, grads): the loss, and its gradient, a dict of arrays like `params`. Errors: see loss.
 
@@ -51,6 +54,7 @@ class _LinearModel:
         """
         return self._loss_and_gradient(*self._prepare(X, t))
 
+    @ranged
     def per_sample_gradients(self, X, t):
         """Gradients of each sample's error, not scaled: their mean over axis 0 is that of `gradient`.
 
@@ -61,6 +65,7 @@ class _LinearModel:
         residual = self._errors(self._outputs(X), t)[1]
         return {"weight": X[:, :, None] * residual[:, None, :], "bias": residual}
 
+    @ranged
     def predict(self, X):
         """The model's answer for each row of X (B, n_features). Errors: see loss."""
         return self._answer(self._outputs(self._samples(X, "X")))

@@ -116,6 +116,7 @@ class Optimizer:
 
     def _refresh(self):
         """Put the hyperparameters of the next step where kernels read them; checked before any is written."""
+        self._varying = self._varies()
         values = {group: self._values(group) for group in self.groups}
         rows = [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
         for scalars, array in rows:
@@ -171,7 +172,7 @@ class Optimizer:
         return batch_views(self._tree.matching(G, "G"), self._views)
 
     def _bound(self, *args):
-        return Bound(self, partial(on_device_of, self._views), partial(self._prepare, args[0], {}, *args[1:]))
+        return Bound(self, partial(self._prepare, args[0], {}, *args[1:]))
 
     def _prepare(self, kind, launches, gradients, weights=None, *args):
         """Check, compile and lay out every launch, before any runs: the step happens whole or not at all."""
@@ -198,7 +199,7 @@ class Optimizer:
         return [(key, tuple(tensors)) for key, tensors in members.items()]
 
     def _take(self, runs):
-        if self._varies():
+        if self._varying:
             if capturing(self._xp):
                 raise RuntimeError(
                     "lr: a CUDA graph would repeat this step's value; assign numbers between its replays"

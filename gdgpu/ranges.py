@@ -15,7 +15,7 @@ def ranged(function):
         from cupy.cuda import nvtx
     except ImportError:
         return function
-    name = f"gdgpu.{function.__qualname__}"
+    name = f"gdgpu.{function.__qualname__.lstrip('_')}"
 
     @functools.wraps(function)
     def within(*args, **kwargs):

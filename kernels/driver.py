@@ -5,7 +5,7 @@ A launch is packed once and then costs one call. Tests without a GPU put a stub 
 
 import ctypes
 
-_CTYPES = {"int64": ctypes.c_int64, "float32": ctypes.c_float, "float64": ctypes.c_double}
+_CTYPES = {"int64": (ctypes.c_int64, int), "float32": (ctypes.c_float, float), "float64": (ctypes.c_double, float)}
 
 
 class Cupy:
@@ -48,5 +48,5 @@ def driver():
 
 def packed(kinds, args):
     """Kernel arguments as the driver takes them: (an array of pointers to them, the arguments)."""
-    values = [_CTYPES[kind](arg) for kind, arg in zip(kinds, args, strict=True)]
+    values = [held(plain(arg)) for (held, plain), arg in zip(map(_CTYPES.get, kinds), args, strict=True)]
     return (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values)), values
