@@ -1,38 +1,56 @@
-"""The CPU's kernels and the CUDA kernels in numba's simulator give identical bits, for any number of threads."""
+"""The CPU's kernels, for any number of threads, and the CUDA kernels, in the simulator and on a GPU: identical bits."""
 
+import ctypes
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install gdgpu[test]")
 import bits_cases
-from references import assert_same_bits
+from references import DTYPES, assert_same_bits, samples
+
+from gdgpu import devices
+
+NO_GPU = "the simulator is in its place" if devices.simulated() else devices.why_no_cuda()
+ENVIRONMENTS = {"simulator": {"NUMBA_ENABLE_CUDASIM": "1"}} | ({} if NO_GPU else {"gpu": {"NUMBA_ENABLE_CUDASIM": "0"}})
+SECONDS = {"simulator": 300, "gpu": 900}  # on a GPU it is compiling
 
 
 @pytest.fixture(scope="module", autouse=True)
-def simulation(tmp_path_factory):
-    """The simulator's process, which runs beside the tests of the CPU, and the file that it writes."""
-    path = tmp_path_factory.mktemp("bits") / "simulated.npz"
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "GDGPU_DEVICE": "cuda"}
-    command = [sys.executable, "-W", "ignore", Path(bits_cases.__file__), path]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    yield process, path
-    process.kill()
-    process.communicate()
+def processes(tmp_path_factory):
+    """The processes of the other devices, which run beside the tests of the CPU, and the files that they write."""
+    started = {}
+    for name, environment in ENVIRONMENTS.items():
+        path = tmp_path_factory.mktemp("bits") / f"{name}.npz"
+        command = [sys.executable, "-W", "ignore", Path(bits_cases.__file__), path]
+        environment = os.environ | {"GDGPU_DEVICE": "cuda"} | environment
+        started[name] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), path
+    yield started
+    for process, _ in started.values():
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
-def simulated(simulation):
-    process, path = simulation
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    with np.load(path) as held:
-        assert held["device"] == "cuda"
-        return dict(held)
+def answers_of(processes):
+    """answers_of(name): all that the process of a device has found."""
+
+    @cache
+    def load(name):
+        process, path = processes[name]
+        _, errors = process.communicate(timeout=SECONDS[name])
+        assert process.returncode == 0, errors
+        with np.load(path) as held:
+            assert held["device"] == "cuda"
+            return dict(held)
+
+    return load
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +78,18 @@ def test_two_threads_and_one(name, on_cpu, on_one_thread):
         assert_same_bits(two, one)
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["simulator", pytest.param("gpu", marks=pytest.mark.skipif(NO_GPU is not None, reason=f"no GPU: {NO_GPU}"))],
+)
 @pytest.mark.parametrize("name", bits_cases.CASES)
-def test_simulator_and_cpu(name, simulated, on_cpu, on_one_thread):
-    assert f"{name}:error" not in simulated, simulated[f"{name}:error"]
+def test_other_devices_and_cpu(name, device, answers_of, on_cpu, on_one_thread):
+    found = answers_of(device)
+    assert f"{name}:error" not in found, found[f"{name}:error"]
     expected = on_one_thread.get(name) or on_cpu(name, 1)
     for k, array in enumerate(expected):
-        assert_same_bits(simulated[f"{name}:{k}"], array)
-    assert f"{name}:{len(expected)}" not in simulated
+        assert_same_bits(found[f"{name}:{k}"], array)
+    assert f"{name}:{len(expected)}" not in found
 
 
 def test_every_rule_is_among_the_cases():
@@ -75,3 +98,40 @@ def test_every_rule_is_among_the_cases():
     for rule in RULES:
         for family in ("update", "fused"):
             assert any(name.startswith(f"{family}/{rule}") for name in bits_cases.CASES)
+
+
+class OnGpu(np.ndarray):
+    """What to_device needs of a CuPy array: data, where a MemoryPointer is a number here, and set."""
+
+    @property
+    def data(self):
+        return self.ctypes.data
+
+    def set(self, host):
+        self[...] = host
+
+
+def zeros_on_gpu(n, dtype):
+    raw = np.zeros(n + 512, dtype)
+    return raw[-raw.ctypes.data % 512 :][:n].view(OnGpu)
+
+
+def array_on_gpu(shape, dtype, memptr, strides):
+    steps = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+    low = sum(step for step in steps if step < 0)
+    size = sum(map(abs, steps)) + dtype.itemsize
+    held = np.frombuffer((ctypes.c_char * size).from_address(memptr + low), np.uint8).copy()
+    array = np.ndarray(shape, dtype, held, -low, strides)
+    return array, memptr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("move", bits_cases.MOVES)
+def test_arrays_keep_their_nature_on_the_way_to_a_gpu(move, dtype, monkeypatch):
+    cupy = SimpleNamespace(zeros=zeros_on_gpu, ndarray=array_on_gpu)
+    monkeypatch.setattr(bits_cases, "target", lambda: devices.Device("cuda", cupy))
+    array = bits_cases.MOVES[move](samples((7, 5), dtype))
+    copy, address = bits_cases.to_device(array)
+    assert copy.strides == array.strides and address % 16 == array.ctypes.data % 16
+    assert not np.shares_memory(copy, array)
+    assert_same_bits(copy, array)

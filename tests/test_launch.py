@@ -53,6 +53,7 @@ def stub(monkeypatch):
     """NumPy's memory stands for the device's."""
     monkeypatch.setenv("GDGPU_DEVICE", "cuda")
     monkeypatch.setattr(devices, "simulated", lambda: True)
+    monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
     monkeypatch.setattr(driver, "api", Driver())
     yield driver.api
     for module in list(sys.modules.values()):  # kernels remember what they loaded

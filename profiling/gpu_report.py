@@ -1,0 +1,157 @@
+"""What a GPU check found: its file, the limits that do not hold, and its tables on a terminal and in the README."""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+PEERS = ("torch", "torch_compile", "cupy")
+KEYS = ("device", "date", "versions", "copy_gbs", "rows", "host_us", "bits_equal", "sanitizer_findings")
+ROW_KEYS = ("case", "dtype", "bytes", "median_ms", "share_of_copy", "limit", "peers", "peer_limit")
+HOST_LIMIT_US = 10  # of a bound step, whatever the number of tensors
+COLUMNS = ("case", "dtype", "ms", "share of copy", *(f"vs {peer}" for peer in PEERS), "host us")
+NOTHING = "not yet measured"
+
+
+def empty(device, date, versions):
+    """The report of a check that has not begun: what is not reached stays None."""
+    return dict.fromkeys(KEYS) | {"device": device, "date": date, "versions": versions}
+
+
+def row_of(measured):
+    """A row with the report's keys first and every peer named. measured: a row of run.measure, or a part of one."""
+    row = dict.fromkeys(ROW_KEYS) | measured
+    return row | {"peers": dict.fromkeys(PEERS) | (row["peers"] or {})}
+
+
+def path_of(directory, device):
+    """The file of a device, e.g. gpu-nvidia-h200.json."""
+    return Path(directory) / f"gpu-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def write(report, directory):
+    """Put the report in its file in one piece: whoever reads, or kills the check, finds the old one or the new."""
+    path = path_of(directory, report["device"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(report, file, indent=1)
+            file.write("\n")
+        os.chmod(temporary, 0o644)  # mkstemp's are its owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def demands(row):
+    """(what, value, limit, why there is no value) of a row, where there is a limit."""
+    limits = row["peer_limit"]
+    if not isinstance(limits, dict):
+        limits = dict.fromkeys(PEERS, limits)
+    skipped = row.get("skipped", {})
+    asked = [("share of copy", row["share_of_copy"], row["limit"], None)]
+    asked += [(f"vs {peer}", row["peers"].get(peer), limits.get(peer), skipped.get(peer)) for peer in PEERS]
+    return [demand for demand in asked if demand[2] is not None]
+
+
+def against(value, limit):
+    """A figure beside its limit, in words."""
+    if value is None:
+        return "not measured" if limit is not None else ""
+    if limit is None:
+        return f"{value:.2f}"
+    return f"{value:.2f} ok" if value >= limit else f"{value:.2f} short by {limit - value:.3f}"
+
+
+def faults(report):
+    """A line for everything that a check must show and this one does not."""
+    found = [f"{name}: {s['error']}" for name, s in report.get("stages", {}).items() if s["error"]]
+    for row in report["rows"] or []:
+        label = f"{row['case']} {row['dtype']}"
+        if row.get("error"):
+            found.append(f"{label}: {row['error']}")
+            continue
+        for what, value, limit, why in demands(row):
+            if value is None or value < limit:
+                found.append(f"{label}: {what} {against(value, limit)}{f' ({why})' if why else ''}, limit {limit:g}")
+    for case, value in (report["host_us"] or {}).items():
+        if is_step(case) and not (value is not None and value <= HOST_LIMIT_US):
+            found.append(
+                f"{case}: host time {NOTHING if value is None else f'{value:.1f} us'}, limit {HOST_LIMIT_US} us"
+            )
+    if not report["rows"]:
+        found.append(f"rows: {NOTHING}")
+    if report["bits_equal"] is not True:
+        different = ", ".join(list(report.get("bits_different") or {})[:3])
+        found.append(f"bits: {f'different in {different}' if different else report.get('bits_note', NOTHING)}")
+    if report["sanitizer_findings"] != 0:
+        findings = report["sanitizer_findings"]
+        found.append(
+            f"sanitizer: {report.get('sanitizer_note', NOTHING) if findings is None else f'{findings} findings'}"
+        )
+    tests = report.get("tests")
+    if not tests or tests["failed"] or not tests["passed"]:
+        failed = f"{tests['failed']} failed, {tests['passed']} passed" if tests else report.get("tests_note", NOTHING)
+        found.append(f"GPU tests: {failed}")
+    return found
+
+
+def is_step(case):
+    """True for a bound step; a reduction by itself checks its arguments at every call."""
+    return not case.startswith("reduce/")
+
+
+def cells(row, report, show=against):
+    """The texts of a row's COLUMNS. show(value, limit): a figure beside its limit."""
+    limits = {what: limit for what, _, limit, _ in demands(row)}
+    host = row.get("host_us")
+    return [
+        row["case"],
+        row["dtype"],
+        "" if row["median_ms"] is None else f"{row['median_ms']:.3f}",
+        show(row["share_of_copy"], limits.get("share of copy")),
+        *(show(row["peers"].get(peer), limits.get(f"vs {peer}")) for peer in PEERS),
+        "" if host is None else f"{host:.1f}",
+    ]
+
+
+def terminal_table(report):
+    """The rows beside their limits, for rich."""
+    copy = NOTHING if report["copy_gbs"] is None else f"{report['copy_gbs']:.0f} GB/s"
+    table = Table(title=f"{report['device']}, {report['date']}, copy {copy}")
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=True, justify="left" if name in ROW_KEYS[:2] else "right")
+    for row in report["rows"] or []:
+        table.add_row(*cells(row, report))
+    return table
+
+
+def table(directory):
+    """The README's table: Markdown made from the reports in a directory, or "not yet measured"."""
+    reports = [json.loads(path.read_text()) for path in sorted(Path(directory).glob("gpu-*.json"))]
+    return "\n\n".join(_section(report) for report in reports if report["rows"]) or NOTHING
+
+
+def _section(report):
+    copy = NOTHING if report["copy_gbs"] is None else f"{report['copy_gbs']:.0f} GB/s"
+    versions = ", ".join(f"{name} {version}" for name, version in (report["versions"] or {}).items())
+    lines = [
+        f"{report['device']}, {report['date']}; a copy: {copy}; {versions}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * 2}{' ---: |' * (len(COLUMNS) - 2)}",
+    ]
+    lines += [f"| {' | '.join(cells(row, report, _beside))} |" for row in report["rows"]]
+    return "\n".join(lines)
+
+
+def _beside(value, limit):
+    if value is None:
+        return NOTHING if limit is not None else ""
+    return f"{value:.2f}" if limit is None else f"{value:.2f} (limit {limit:g})"

@@ -1,0 +1,231 @@
+"""The GPU check with no GPU: its report, what holds and what does not, the tables, its time, its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+
+import gpu_check
+import gpu_report
+import gpu_stages
+import harness
+
+from gdgpu import devices
+
+FIXED = ("device", "date", "versions")
+PEER_LIMIT = {"torch": 1.0, "torch_compile": 1.0, "cupy": 3.0}
+
+
+def good_row(case="reduce/2^20x64", **change):
+    row = {
+        "case": case,
+        "dtype": "float32",
+        "bytes": 100,
+        "median_ms": 0.5,
+        "share_of_copy": 0.9375,
+        "limit": 0.9,
+        "peers": {"torch": 2.0, "torch_compile": 1.0, "cupy": 3.5},
+        "peer_limit": PEER_LIMIT,
+        "host_us": 20.5,
+    }
+    return gpu_report.row_of(row | change)
+
+
+def good_report(**change):
+    """A report in which everything holds."""
+    report = gpu_report.empty("Some GPU 9000", "2030-01-02", {"python": "3.12"})
+    return report | {
+        "copy_gbs": 1000.0,
+        "rows": [good_row(), good_row("momentum/1x2^28", host_us=9.5, peer_limit=1.0)],
+        "host_us": {"reduce/2^20x64": 20.5, "momentum/1x2^28": 9.5},
+        "bits_equal": True,
+        "sanitizer_findings": 0,
+        "tests": {"passed": 3, "failed": 0},
+        **change,
+    }
+
+
+@pytest.fixture
+def report():
+    return gpu_report.empty("Some GPU 9000", "2030-01-02", {})
+
+
+def test_keys_come_first_and_in_order(report):
+    assert list(report) == ["device", "date", "versions", *gpu_report.KEYS[3:]]
+    assert tuple(good_row())[: len(gpu_report.ROW_KEYS)] == gpu_report.ROW_KEYS
+    assert gpu_report.row_of({"case": "x", "peers": {"torch": 2.0}})["peers"] == {
+        "torch": 2.0,
+        "torch_compile": None,
+        "cupy": None,
+    }
+
+
+def test_file_is_replaced_in_one_piece(tmp_path, report):
+    path = gpu_report.write(report, tmp_path / "new")
+    assert path == tmp_path / "new" / "gpu-some-gpu-9000.json"
+    assert json.loads(path.read_text()) == report
+    with pytest.raises(TypeError):
+        gpu_report.write(report | {"rows": [object()]}, path.parent)
+    assert json.loads(path.read_text()) == report
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_is_missing_where_everything_holds():
+    assert gpu_report.faults(good_report()) == []
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"rows": [good_row(share_of_copy=0.89)]}, "share of copy 0.89 short by 0.010, limit 0.9"),
+        ({"rows": [good_row(share_of_copy=None)]}, "share of copy not measured, limit 0.9"),
+        ({"rows": [good_row(peers={"torch": 0.5, "torch_compile": 1, "cupy": 3})]}, "vs torch 0.50 short by 0.500"),
+        ({"rows": [good_row(peers={"torch": 1, "torch_compile": 1, "cupy": 2})]}, "vs cupy 2.00 short by 1.000"),
+        ({"rows": [good_row(peers={"torch": 1, "cupy": 3})]}, "vs torch_compile not measured, limit 1"),
+        (
+            {"rows": [good_row(peers={"torch": 1, "cupy": 3}, skipped={"torch_compile": "no triton"})]},
+            "vs torch_compile not measured (no triton), limit 1",
+        ),
+        ({"rows": [good_row(error="no memory")]}, "reduce/2^20x64 float32: no memory"),
+        ({"rows": None}, "rows: not yet measured"),
+        ({"host_us": {"momentum/1x2^28": 10.1}}, "momentum/1x2^28: host time 10.1 us, limit 10 us"),
+        ({"host_us": {"adam/1x2^28": None}}, "adam/1x2^28: host time not yet measured, limit 10 us"),
+        ({"bits_equal": False, "bits_different": {"a": "x", "b": "y"}}, "bits: different in a, b"),
+        ({"bits_equal": None, "bits_note": "cut after 9 s"}, "bits: cut after 9 s"),
+        ({"bits_equal": None}, "bits: not yet measured"),
+        ({"sanitizer_findings": 2}, "sanitizer: 2 findings"),
+        ({"sanitizer_findings": None, "sanitizer_note": "missing"}, "sanitizer: missing"),
+        ({"tests": {"passed": 3, "failed": 1}}, "GPU tests: 1 failed, 3 passed"),
+        ({"tests": {"passed": 0, "failed": 0}}, "GPU tests: 0 failed, 0 passed"),
+        ({"tests": None}, "GPU tests: not yet measured"),
+        ({"stages": {"bits": {"error": None}, "dtypes": {"error": "OSError: full"}}}, "dtypes: OSError: full"),
+    ],
+)
+def test_what_does_not_hold_is_said_and_fails_the_check(change, line, tmp_path, capsys):
+    (fault,) = gpu_report.faults(good_report(**change))
+    assert line in fault
+    assert gpu_check.conclude(good_report(**change), tmp_path) == 1
+    assert line in capsys.readouterr().out
+
+
+def test_conclusion_shows_the_table(tmp_path, capsys):
+    assert gpu_check.conclude(good_report(), tmp_path) == 0
+    out = capsys.readouterr().out
+    for text in ("Some GPU 9000", "copy 1000 GB/s", "reduce/2^20x64", "0.94 ok", "3.50 ok", "9.5"):
+        assert text in out
+
+
+def test_table_of_the_readme(tmp_path):
+    assert gpu_report.table(tmp_path) == "not yet measured"
+    gpu_report.write(gpu_report.empty("Killed at once", "2030-01-02", {}), tmp_path)
+    assert gpu_report.table(tmp_path) == "not yet measured"
+    gpu_report.write(good_report(), tmp_path)
+    gpu_report.write(good_report(device="Other", rows=[good_row(median_ms=None, share_of_copy=None)]), tmp_path)
+    first, _, head, rule, *rows = gpu_report.table(tmp_path).split("\n\n", 1)[1].splitlines()[-6:]
+    lines = gpu_report.table(tmp_path).splitlines()
+    assert lines[0] == "Other, 2030-01-02; a copy: 1000 GB/s; python 3.12."
+    assert first == "Some GPU 9000, 2030-01-02; a copy: 1000 GB/s; python 3.12."
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, rule, *rows)]
+    assert {len(row) for row in cells} == {len(gpu_report.COLUMNS)}
+    assert cells[2] == [
+        "reduce/2^20x64",
+        "float32",
+        "0.500",
+        "0.94 (limit 0.9)",
+        "2.00 (limit 1)",
+        "1.00 (limit 1)",
+        "3.50 (limit 3)",
+        "20.5",
+    ]
+    assert "| reduce/2^20x64 | float32 |  | not yet measured |" in lines[4]
+
+
+def test_time_is_shared_out_and_an_error_stops_nobody(tmp_path, report, monkeypatch):
+    clock, given = [0.0], {}
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
+
+    def first(report, seconds, save):
+        """Takes half of its time."""
+        given["first"] = seconds
+        clock[0] += seconds / 2
+        report["bits_equal"] = True
+
+    def second(report, seconds, save):
+        """Fails."""
+        given["second"] = seconds
+        held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
+        assert held["bits_equal"] is True and held["rows"] is None
+        raise RuntimeError("out of order\nand more")
+
+    def third(report, seconds, save):
+        """Gets what is left."""
+        given["third"] = seconds
+        report["sanitizer_findings"] = 0
+
+    stages = {"first": (first, 1), "second": (second, 2), "third": (third, 1)}
+    gpu_check.check(report, tmp_path, 4, stages, gpu_check.Console(quiet=True))
+    assert given == {"first": 60, "second": 140, "third": 210}
+    held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
+    assert held["stages"]["second"]["error"] == "RuntimeError: out of order"
+    assert (held["bits_equal"], held["sanitizer_findings"], held["rows"]) == (True, 0, None)
+
+
+@pytest.mark.parametrize("bits_equal, status", [(True, 0), (False, 1)])
+def test_a_whole_check(bits_equal, status, tmp_path, capsys, monkeypatch):
+    """From the arguments to the exit status, with one stage that finds everything."""
+
+    def everything(report, seconds, save):
+        """Finds everything."""
+        report |= {key: value for key, value in good_report(bits_equal=bits_equal).items() if key not in FIXED}
+
+    monkeypatch.setattr(gpu_stages, "STAGES", {"everything": (everything, 1)})
+    monkeypatch.setattr(gpu_check.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(devices, "simulated", lambda: False)
+    monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(gpu_check, "describe", lambda: {"multiprocessors": 1})
+    monkeypatch.setattr(harness, "device_name", lambda device: "Some GPU 9000")
+    monkeypatch.setattr(harness, "versions", lambda: {"python": "3.12"})
+    assert gpu_check.main(["--out", str(tmp_path), "--minutes", "1"]) == status
+    (path,) = tmp_path.iterdir()
+    report = json.loads(path.read_text())
+    assert list(report)[: len(gpu_report.KEYS)] == list(gpu_report.KEYS)
+    assert report["rows"] == good_report()["rows"] and report["properties"] == {"multiprocessors": 1}
+    assert ("bits:" in capsys.readouterr().out) == bool(status)
+
+
+def command(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, gpu_check.__file__, *arguments],
+        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "0"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment, reason",
+    [({"CUDA_VISIBLE_DEVICES": ""}, ""), ({"NUMBA_ENABLE_CUDASIM": "1"}, "a simulator is no GPU")],
+)
+def test_without_a_gpu(environment, reason, tmp_path):
+    status, out, err = command("--out", tmp_path, **environment)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("profiling/gpu_check.py: ") and reason in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_needs_no_gpu(tmp_path):
+    assert command("--table", "--out", tmp_path) == (0, "not yet measured\n", "")
+
+
+@pytest.mark.parametrize("wrong", (["--minutes", "0"], ["--minutes", "nan"], ["--stages", "bit"], ["--minutes", "x"]))
+def test_wrong_arguments(wrong):
+    status, out, err = command(*wrong)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert wrong[0] in err
