@@ -16,7 +16,7 @@ from references import DTYPES, bits, samples, sums_of
 
 import gdgpu
 from gdgpu import devices
-from gdgpu.kernels import fused, rules, update
+from gdgpu.kernels import fused, plan, rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
@@ -93,10 +93,10 @@ def run_update(rule, flags, w_dtype, g_dtype, sizes, steps=2):
     tensors = [[special(n, d, 7 * k + j) for j, d in enumerate(dtypes)] for k, n in enumerate(sizes)]
     tensors[1] = [unaligned(array) for array in tensors[1]]
     tensors = [list(map(to_device, arrays)) for arrays in tensors]
-    plan, hyper = update.plan(device(), sizes), to_device(hyper_rows(rule, len(sizes), sums))
+    cut, hyper = update.plan(device(), sizes), to_device(hyper_rows(rule, len(sizes), sums))
     rows = [(t[0].size, address_of(h), *map(address_of, t)) for t, h in zip(tensors, hyper, strict=True)]
-    table, items = (Buffer(target().xp, array) for array in (np.array(rows, np.int64), plan.items))
-    run = update.launcher(device(), kernel, table, items, plan.chunk, nbytes=1 << 30)
+    table, items = (Buffer(target().xp, array) for array in (np.array(rows, np.int64), cut.items))
+    run = update.launcher(device(), kernel, table, items, cut.chunk, nbytes=1 << 30)
     for _ in range(steps):
         run()
     return [array for w, _, *state in tensors for array in (w, *state)]
@@ -133,6 +133,17 @@ def run_reduce(dtype, B, P, weighted=False, reduction="mean", move=lambda G: G):
     G, weights = to_device(move(samples((B, P), dtype))), samples((B,), "float64", 3) if weighted else None
     # again, since counters must have reset themselves; large ones would take the simulator too long
     return [gdgpu.reduce_samples(G, weights, reduction) for _ in range(2 if G.size < 30_000 else 1)]
+
+
+def run_tiles(blocks, *reduction):
+    """A reduction on CUDA in tiles as wide as for so few blocks, or as narrow as for so many."""
+    usual, plan.CUDA_BLOCKS = plan.CUDA_BLOCKS, blocks
+    plan.split_cuda.cache_clear()
+    try:
+        return run_reduce(*reduction)
+    finally:
+        plan.CUDA_BLOCKS = usual
+        plan.split_cuda.cache_clear()
 
 
 def run_accumulator(dtype, P, cuts, weighted=False):
@@ -204,6 +215,13 @@ REDUCE = [
     ("float32", 1025, 127),
     *itertools.product(("float32",), (33_000,), (1, 3)),
 ]
+TILED = [
+    ("float32", 70, 300),
+    ("float32", 2100, 9),
+    ("bfloat16", 1100, 24),
+    ("float64", 300, 33),
+    ("float16", 100, 131),
+]
 MOMENTUM = (RULES["momentum"], (("nesterov", False), ("maximize", False)))
 
 
@@ -227,6 +245,8 @@ def _cases():
     for dtype, (B, P), weighted in itertools.product(DTYPES, ((0, 5), (1, 40), (1025, 3)), (False, True)):
         name = f"{dtype}/{B}x{P}/{'weighted' if weighted else 'plain'}"
         yield f"fused/{name}", run_fused, (*MOMENTUM, dtype, B, (P, 2), weighted)
+    for blocks, (dtype, B, P) in itertools.product((1, 1 << 20), TILED):
+        yield f"reduce/{dtype}/{B}x{P}/{blocks} blocks", run_tiles, (blocks, dtype, B, P, P % 2 == 1)
     for dtype, weighted in itertools.product(DTYPES, (False, True)):
         name = f"accumulate/{dtype}/{'weighted' if weighted else 'plain'}"
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
