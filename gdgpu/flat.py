@@ -4,10 +4,12 @@ import numpy as np
 
 from .arrays import contiguous, kernel_device, leaves, on_device_of, view
 from .groups import Tree
+from .ranges import ranged
 
 ALIGNMENT = 16  # bytes: every view begins where a kernel's widest load does
 
 
+@ranged
 def flatten(params):
     """(flat, views): one contiguous array that holds copies of all, and views into it shaped like params.
 
@@ -29,18 +31,19 @@ def flatten(params):
     step = ALIGNMENT // first.itemsize
     starts = np.cumsum([0, *(-(-v.size // step) * step for v in held)])
     with on_device_of(held):
-        flat = _zeros(xp, int(starts[-1]), given[0][1], first.torch)
+        flat = _zeros(xp, int(starts[-1]), first)
         views = [flat[start : start + v.size].reshape(v.shape) for start, v in zip(starts[:-1], held, strict=True)]
-        for target, (_, source) in zip(views, given, strict=True):
-            target[...] = source
+        for target, v, (_, source) in zip(views, held, given, strict=True):
+            target[...] = v.owner if v.torch is None else source
     return flat, tree.like(views)
 
 
-def _zeros(xp, size, like, torch):
-    if torch is not None:
-        return torch.zeros(size, dtype=like.dtype, device=like.device)
+def _zeros(xp, size, like):
+    if like.torch is not None:
+        where = f"cuda:{like.owner.device.id}" if like.device == "cuda" else "cpu"
+        return like.torch.zeros(size, dtype=getattr(like.torch, like.dtype), device=where)
     if xp is not np:
-        return xp.zeros(size, like.dtype)
+        return xp.zeros(size, like.owner.dtype)
     raw = np.zeros(size * like.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start : start + size * like.itemsize].view(like.dtype)
+    return raw[start : start + size * like.itemsize].view(like.owner.dtype)

@@ -9,21 +9,17 @@ a time, and enough threads fit on a multiprocessor to keep enough bytes in fligh
 """
 
 import difflib
-import re
-import threading
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 from .machine_code_sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
-from .machine_code_tools import MissingToolError, assemble, disassemble, tool
+from .machine_code_tools import MissingToolError, assembled, disassemble, tool
 
-__all__ = ["ARCHITECTURES", "MissingToolError", "Report", "check", "inspect", "occupancy", "tool"]
+__all__ = ["ARCHITECTURES", "MissingToolError", "Report", "check", "inspect", "inspect_rows", "occupancy", "tool"]
 
 VECTOR_BITS = 128
-# What is launched nvJitLink makes from PTX, as ptxas does when it compiles for linking: with other registers than else.
-LINKED = ("--compile-only",)
-_compiling = threading.Lock()
-_DIALECTS = (8, 0), (10, 0), (12, 0)
 
 
 @dataclass(frozen=True)
@@ -125,43 +121,48 @@ class Report:
 
 
 def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=(), with_code=True):
-    """The Report of a kernel, anything with `ptx(capability)`, on an architecture of ARCHITECTURES.
+    """The Report of a kernel on an architecture of ARCHITECTURES.
 
+    kernel: has `link(capability, *options)`, which gives its machine code as it is launched, and ptxas's words on it.
     block: threads a block, 256 by default. options: more for ptxas. with_code=False does without nvdisasm.
-    Raises MissingToolError where ptxas or nvdisasm is not installed, ValueError for another architecture.
+    Raises MissingToolError where nvdisasm is not installed, ValueError for another architecture.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")
-    if not hasattr(kernel, "ptx"):
-        raise TypeError(f"kernel: expected a CUDA kernel, with ptx(capability), got {kernel!r}")
+    if not hasattr(kernel, "link"):
+        raise TypeError(f"kernel: expected a CUDA kernel, with link(capability, *options), got {kernel!r}")
     if block is None:
         from .kernels.tree import CUDA_THREADS as block
-    ptx = _ptx(kernel, arch)
-    options = LINKED + tuple(options)
-    made = assemble(ptx, arch, *options)
+    capability = ARCHITECTURES[arch].capability
+    made = assembled(*kernel.link(capability, *options))
     code, contracted = None, ()
     if with_code:
         code = Code(disassemble(made.cubin))
-        apart = assemble(ptx, arch, *options, "--fmad=false")
+        apart = assembled(*kernel.link(capability, *options, "--fmad=false"))
         if apart.instructions != made.instructions:
             contracted = _contracted(code, Code(disassemble(apart.cubin)))
     resident = occupancy(arch, made.registers, made.shared, block)
     return Report(name, dtype, arch, made.registers, made.spilled, made.stack, made.shared, *resident, code, contracted)
 
 
-def _ptx(kernel, arch):
-    with _compiling:
-        # Most of the time goes here. Below 10.0 numba's NVVM writes one text, but for the line that names the target;
-        # from there on it writes for each. (What is launched is compiled for the device it is launched on.)
-        text = _compiled(
-            kernel, max(capability for capability in _DIALECTS if capability <= ARCHITECTURES[arch].capability)
-        )
-    return re.sub(r"(?m)^\.target sm_\d+", f".target {arch}", text)
+def inspect_rows(rows, architectures, with_code=True):
+    """Futures of the reports of rows of kernels.catalogue, by (row, architecture), and the pool that they come from.
+
+    In processes of their own, since NVVM compiles one kernel at a time in each.
+    """
+    pool = ProcessPoolExecutor(min(len(rows), os.cpu_count() or 1) or 1, multiprocessing.get_context("spawn"))
+    jobs = {}
+    for row in rows:
+        for arch in architectures:
+            jobs[row, arch] = pool.submit(_inspect_row, row.label, arch, with_code)
+    return jobs, pool
 
 
-@lru_cache(maxsize=4)
-def _compiled(kernel, capability):
-    return kernel.ptx(capability)
+def _inspect_row(label, arch, with_code):
+    from .kernels.catalogue import ROWS
+
+    row = next(row for row in ROWS if row.label == label)
+    return inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code)
 
 
 def _contracted(code, apart):

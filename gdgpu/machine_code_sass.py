@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-_LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+((?:@\S+\s+)?(\S+)\s*(.*?))\s*;")
+_LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+((?:@\S+\s+)?(\S+)\s*(.*?))\s*(?:\(\*.*\*\))?\s*;")
 _LABEL = re.compile(r"(\S+):\s*$")
 _TARGET = re.compile(r"`\(([^)]+)\)")
 _REGISTER = re.compile(r"(?<!\w)R(\d+)(\.64)?")

@@ -1,4 +1,4 @@
-"""ptxas and nvdisasm: from PTX to machine code and its text, on machines with no GPU."""
+"""What ptxas says of machine code, and its text as nvdisasm prints it, on machines with no GPU."""
 
 import importlib.util
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-PACKAGES = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm"}
+PACKAGES = {"nvdisasm": "nvidia-cuda-nvdisasm"}
 _EXECUTABLE = 4  # SHF_EXECINSTR of ELF
 
 
@@ -39,7 +39,7 @@ class Assembled:
 
 @cache
 def tool(name):
-    """The path of ptxas or nvdisasm: from NVIDIA's wheels, else from the PATH. Raises MissingToolError."""
+    """The path of nvdisasm: from NVIDIA's wheels, else from the PATH. Raises MissingToolError."""
     wheels = importlib.util.find_spec("nvidia")
     for folder in wheels.submodule_search_locations if wheels else ():
         if found := [path for path in sorted(Path(folder).glob(f"*/bin/{name}*")) if path.stem == name]:
@@ -49,19 +49,15 @@ def tool(name):
     raise MissingToolError(f"{name} is not installed: pip install {PACKAGES[name]}")
 
 
-def assemble(ptx, arch, *options):
-    """Machine code of one kernel for an architecture such as "sm_90"; options are ptxas's."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
-        source.write_text(ptx)
-        said = _run("ptxas", "-v", f"-arch={arch}", *options, source, "-o", binary)
-        return Assembled(
-            binary.read_bytes(),
-            registers=max(_numbers(r"Used (\d+) registers", said)),
-            spilled=sum(_numbers(r"(\d+) bytes spill", said)),
-            stack=sum(_numbers(r"(\d+) bytes stack frame", said)),
-            shared=sum(_numbers(r"\.shared\b.*\[(\d+)\];", ptx)),
-        )
+def assembled(cubin, said):
+    """What ptxas -v said of a kernel, in numbers."""
+    return Assembled(
+        cubin,
+        registers=max(_numbers(r"Used (\d+) registers", said)),
+        spilled=sum(_numbers(r"(\d+) bytes spill", said)),
+        stack=sum(_numbers(r"(\d+) bytes stack frame", said)),
+        shared=sum(_numbers(r"(\d+) bytes smem", said)),
+    )
 
 
 def disassemble(cubin):

@@ -56,7 +56,7 @@ class Optimizer:
             self._scalars = {
                 key: Scalars(*key, list(groups), self.kernel_device, self._xp) for key, groups in members.items()
             }
-            self._refresh()
+            self._renew()
 
     def _new_group(self, k, part, name, hyper):
         options = self._tree.options(k)
@@ -91,7 +91,7 @@ class Optimizer:
         old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr("lr", value)
         try:
             with on_device_of(self._views):
-                self._refresh()
+                self._renew()
         except BaseException:
             holder._lr = old
             raise
@@ -106,19 +106,30 @@ class Optimizer:
     def _lr_of(self, group):
         return number("lr", group.lr(self.steps)) if callable(group.lr) else group.lr
 
-    def _values(self, group):
+    def _values(self, group, lr):
         """The hyperparameters that the rule sees in the next step, by name."""
-        return {"lr": self._lr_of(group)} | group.hyper
+        return {"lr": lr} | group.hyper
 
     def _varies(self):
         """Whether they may differ from those of the step before."""
         return any(callable(group.lr) for group in self.groups)
 
-    def _refresh(self):
-        """Put the hyperparameters of the next step where kernels read them; checked before any is written."""
+    def _renew(self):
+        """Take what was assigned. Functions of the step are called by the step that they are for."""
+        rows = self._rows([0.0 if callable(group.lr) else group.lr for group in self.groups])
         self._varying = self._varies()
-        values = {group: self._values(group) for group in self.groups}
-        rows = [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
+        if not any(callable(group.lr) for group in self.groups):
+            self._put(rows)
+
+    def _refresh(self):
+        self._put(self._rows([self._lr_of(group) for group in self.groups]))
+
+    def _rows(self, rates):
+        """What kernels read in the next step, checked; rates: the lr of each group."""
+        values = {group: self._values(group, lr) for group, lr in zip(self.groups, rates, strict=True)}
+        return [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
+
+    def _put(self, rows):
         for scalars, array in rows:
             scalars.values.set(array)
 
@@ -147,10 +158,12 @@ class Optimizer:
             held = cast_weights(weights, count, G, self._xp)
             self._take(self._prepare(Samples, self._launches, G, held, count, reduction))
 
+    @ranged
     def bind(self, grads):
         """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor."""
         return self._bound(Step, self._grads(grads))
 
+    @ranged
     def bind_samples(self, G, weights=None, reduction="mean"):
         """Check once: returns a call that takes `step_samples` with what G and weights hold then.
 
@@ -210,6 +223,7 @@ class Optimizer:
                 run()
             self.steps += 1
 
+    @ranged
     def state_dict(self):
         """{"optimizer", "steps", "hyper", "state"}: plain values, and copies of the state arrays.
 
@@ -229,6 +243,7 @@ class Optimizer:
         held = [self._state[k] for k in group.tensors]
         return {name: like(group.params, [h[j].copy() for h in held]) for j, name in enumerate(group.rule.state)}
 
+    @ranged
     def load_state_dict(self, state_dict):
         """Continue from a state_dict of the same optimizer over parameters of the same shapes.
 

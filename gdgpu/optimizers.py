@@ -38,8 +38,8 @@ class SGD(Optimizer):
             raise ValueError(f"nesterov: needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}")
         return "sgd" if momentum else "gradient_descent", hyper, flags
 
-    def _values(self, group):
-        values = super()._values(group)
+    def _values(self, group, lr):
+        values = super()._values(group, lr)
         if self.steps == 0:
             values["dampening"] = 0.0  # the first gradient enters the buffer whole
         return values

@@ -29,12 +29,10 @@ def restore(optimizer, state_dict):
     with on_device_of(optimizer._views):
         try:
             optimizer.steps = steps
-            for group, (options, lr, _) in zip(optimizer.groups, groups, strict=True):
+            for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
                 group.assign(options)
-                if not callable(group.lr):
-                    holder = optimizer if group._lr is None and not optimizer._tree.grouped else group
-                    holder._lr = lr
-            optimizer._refresh()
+            _assign_lr(optimizer, [lr for _, lr, _ in groups])
+            optimizer._renew()
         except BaseException:
             for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
                 group.assign(options)
@@ -48,6 +46,15 @@ def restore(optimizer, state_dict):
             target[...] = optimizer._xp.asarray(source)
     optimizer._launches.clear()  # flags are compiled in
     optimizer._version += 1
+
+
+def _assign_lr(optimizer, values):
+    """A value for each group; those without an lr of their own go on following the optimizer if theirs are the same."""
+    following = {lr for group, lr in zip(optimizer.groups, values, strict=True) if group._lr is None}
+    for group, lr in zip(optimizer.groups, values, strict=True):
+        if not callable(group.lr):
+            holder = optimizer if group._lr is None and len(following) == 1 else group
+            holder._lr = lr
 
 
 def _keys(name, given, expected):

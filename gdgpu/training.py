@@ -7,6 +7,7 @@ import numpy as np
 
 from .checks import count, flag
 from .devices import on_host
+from .ranges import ranged
 from .sampling import batch_starts, minibatches
 
 
@@ -34,6 +35,7 @@ class Diverged(ArithmeticError):
         return f"training diverged at step {self.step}: {self.reason}"
 
 
+@ranged
 def fit(
     model,
     X,

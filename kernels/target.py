@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import cuda, types
 
 from . import driver, generate, memory, scalars
-from .tree import CUDA_THREADS, SIMULATED
+from .tree import SIMULATED
 
 __all__ = [
     "add_atomic",
@@ -31,8 +31,9 @@ __all__ = [
     "store",
 ]
 
+REGISTERS = 1 << 16  # of a multiprocessor
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
-_atomic = threading.Lock()
+_atomic, _compiling = threading.Lock(), threading.RLock()
 
 if SIMULATED:
     fma, sqrt, maximum, minimum, sign = scalars.EMIT  # the plain functions themselves
@@ -85,7 +86,8 @@ class Kernel:
     def __init__(self, function, kinds, name, code=None, resident=None):
         self.function, self.kinds, self.name, self.code, self.resident = function, kinds, name, code, resident
         self._lock = threading.Lock()
-        self._loaded = {}
+        self._loaded, self._made = {}, {}
+        function.__qualname__ = name  # which numba puts into the name that profilers show
 
     def launch(self, blocks, threads, *args):
         """Run on CuPy's current stream; does not wait. threads: x, or (x, y)."""
@@ -112,40 +114,51 @@ class Kernel:
         with self._lock:
             device = api.device()
             if device not in self._loaded:
-                self._loaded[device] = api.load(self.cubin(api.capability()), self.name)
+                code = self.cubin(api.capability())
+                entry = re.search(rb"\0\.text\.(\w+)\0", code)[1].decode()
+                self._loaded[device] = api.load(code, entry)
             return self._loaded[device][0]
-
-    def ptx(self, capability=(9, 0)):
-        """PTX for a compute capability; needs no GPU."""
-        types_of = [getattr(types, kind) for kind in self.kinds]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            text, _ = cuda.compile(
-                self.function, types.void(*types_of), device=False, abi="numba", cc=capability, output="ptx"
-            )
-        text = text.replace(re.search(r"\.entry\s+(\w+)", text)[1], self.name)
-        if self.resident:
-            bounds = f".maxntid {CUDA_THREADS}\n.minnctapersm {self.resident // CUDA_THREADS}"
-            text = re.sub(r"(\.entry[^{]*\))\s*\{", rf"\1\n{bounds}\n{{", text, count=1)
-        return text
 
     def cubin(self, capability=(9, 0)):
         """Machine code for a compute capability; needs no GPU. Kept on disk."""
-        arch = f"sm_{capability[0]}{capability[1]}"
-        path = self.code and self.code.with_name(f"{self.code.name}.{arch}.cubin")
+        path = self.code and self.code.with_name(f"{self.code.name}.sm_{capability[0]}{capability[1]}.cubin")
         if path and path.exists():
             return path.read_bytes()
-        try:
-            from cuda.core import Linker, LinkerOptions, ObjectCode
-        except ImportError:  # cuda-core before 1.0
-            from cuda.core.experimental import Linker, LinkerOptions, ObjectCode
-
-        linker = Linker(ObjectCode.from_ptx(self.ptx(capability).encode()), options=LinkerOptions(arch=arch))
-        code = bytes(linker.link("cubin").code)
+        code, _ = self.link(capability)
         if path:
             with contextlib.suppress(OSError):  # a full disk: the next process compiles again
                 generate.write(path, code)
         return code
+
+    def link(self, capability=(9, 0), *options):
+        """(machine code, what ptxas says of it) for a compute capability; options are ptxas's. Needs no GPU.
+
+        From NVVM's intermediate code, not from PTX: nvJitLink then compiles the program as a whole, which takes fewer
+        registers. That code is the same for all capabilities from 8.0 on.
+        """
+        if self.resident and capability < (10, 0):  # for later ones NVVM unrolls further, and a bound would spill
+            options = (*options, f"--maxrregcount={REGISTERS // self.resident}")
+        with _compiling:  # NVVM, which nvJitLink calls too, crashes when two threads are in it
+            return _link(self._intermediate(min(capability, (8, 0))), capability, options)
+
+    def _intermediate(self, capability):
+        if capability not in self._made:
+            signature = types.void(*(getattr(types, kind) for kind in self.kinds))
+            how = {"device": False, "abi": "numba", "cc": capability, "output": "ltoir"}
+            self._made[capability], _ = cuda.compile(self.function, signature, **how)
+        return self._made[capability]
+
+
+def _link(intermediate, capability, options):
+    try:
+        from cuda.core import Linker, LinkerOptions, ObjectCode
+    except ImportError:  # cuda-core before 1.0
+        from cuda.core.experimental import Linker, LinkerOptions, ObjectCode
+
+    arch = f"sm_{capability[0]}{capability[1]}"
+    chosen = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options=["-v", *options])
+    linker = Linker(ObjectCode.from_ltoir(intermediate), options=chosen)
+    return bytes(linker.link("cubin").code), linker.get_info_log()
 
 
 def jit(kinds, name, code=None, resident=None):

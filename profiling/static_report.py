@@ -8,7 +8,7 @@ gdgpu/machine_code.py for how these are defined). Kernels that break a limit are
 import argparse
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,20 +68,15 @@ def chosen(names, architectures):
 
 
 def inspected(rows, architectures, with_code):
-    """(row, report) of each, in order; two at a time, for as long as ptxas and nvdisasm run numba can compile."""
-    with ThreadPoolExecutor(2) as pool:
-
-        def inspect(row, arch):
-            return machine_code.inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code)
-
-        jobs = {pool.submit(inspect, row, arch): row for row in rows for arch in architectures}
-        try:
-            done = as_completed(jobs)
-            for job in track(done, "compiling", len(jobs), console=Console(stderr=True), transient=True):
-                job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [(row, job.result()) for job, row in jobs.items()]
+    """(row, report) of each, in order."""
+    jobs, pool = machine_code.inspect_rows(rows, architectures, with_code)
+    try:
+        done = as_completed(jobs.values())
+        for job in track(done, "compiling", len(jobs), console=Console(stderr=True), transient=True):
+            job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [(row, job.result()) for (row, _), job in jobs.items()]
 
 
 def shown(value):

@@ -171,11 +171,11 @@ def run_optimizer(name, **hyper):
     return [*params.values(), *states]
 
 
-def run_bound(name, **hyper):
-    """Bound steps of both kinds over two groups, with a new lr between them."""
+def run_bound(name, own, **hyper):
+    """Bound steps of both kinds over two groups, one with options of its own, and a new lr between them."""
     shapes = [(40, 3), (5,), (33,)]
     params = [to_device(samples(shape, "float32", k)) for k, shape in enumerate(shapes)]
-    groups = [{"params": params[:2], "lr": 0.25}, {"params": params[2:]}]
+    groups = [{"params": params[:2], "lr": 0.25} | own, {"params": params[2:]}]
     optimizer = getattr(gdgpu, name)(groups, **hyper)
     G = [to_device(samples((70, *shape), "float32", 9)) for shape in shapes]
     grads = [to_device(samples(shape, "float32", 8)) for shape in shapes]
@@ -253,8 +253,9 @@ def _cases():
     yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
     yield "optimizer/SGD", run_optimizer, ("SGD",), {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01}
     yield "optimizer/Adam", run_optimizer, ("Adam",), {"lr": 0.1, "weight_decay": 0.01, "maximize": True}
-    for name in ("Momentum", "Adam"):
-        yield f"optimizer/bound {name}", run_bound, (name,), {"lr": 0.1}
+    yield "optimizer/Adam, lr a function", run_optimizer, ("Adam",), {"lr": lambda t: 0.1 / (t + 1)}
+    for name, own in (("Momentum", {"maximize": True}), ("Adam", {"betas": (0.5, 0.75)})):
+        yield f"optimizer/bound {name}", run_bound, (name, own), {"lr": 0.1}
     yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
 
 

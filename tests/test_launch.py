@@ -33,7 +33,7 @@ class Driver:
 
     def load(self, cubin, name):
         assert cubin[:4] == b"\x7fELF" and name.encode() in cubin
-        self.loaded.append(name)
+        self.loaded.append(next(kind + name.split(kind)[-1].split("B")[0] for kind in KINDS if kind in name))
         return len(self.loaded), None
 
     def launch(self, handle, *launch):
@@ -171,7 +171,7 @@ def test_code_is_kept_on_disk_between_processes(tmp_path, monkeypatch):
     first = target.Kernel(made.function, made.kinds, made.name, tmp_path / "kernel")
     code = first.cubin((9, 0))
     assert [p.name for p in tmp_path.iterdir()] == ["kernel.sm_90.cubin"]
-    monkeypatch.setattr(target.Kernel, "ptx", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(target.Kernel, "link", lambda *_: pytest.fail("compiled again"))
     assert target.Kernel(made.function, made.kinds, made.name, tmp_path / "kernel").cubin((9, 0)) == code
 
 

@@ -1,141 +1,223 @@
-"""What the CUDA kernels compile to, with no GPU: ptxas's resources and the disassembled instructions."""
+"""The machine code of every CUDA kernel, with no GPU, and the gate that it must pass: does it see bad code?"""
 
-import os
+import importlib.util
 import re
-import subprocess
-from functools import cache
-from pathlib import Path
 
+import numpy as np
 import pytest
-from bits_cases import flags_of
-from references import DTYPES, dtype_of, sums_of
 
-from gdgpu.kernels import accumulate, fused, reduce, rules, update
+from gdgpu import devices, machine_code
+from gdgpu.kernels import rules, update
+from gdgpu.kernels.catalogue import DTYPES, ROWS
+from gdgpu.kernels.limits import Limits
+from gdgpu.machine_code_sass import FLOAT64
 
-pytest.importorskip("numba_cuda", reason="numba-cuda compiles CUDA kernels: install gdgpu[test]")
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"), reason="the simulator compiles nothing"
-)
-
-OTHER_ARCHITECTURES = ((8, 0), (12, 0))
-DOUBLE = re.compile(r"\b(D(ADD|MUL|FMA|SETP|MNMX)\b|(F2F|F2I|I2F|F2FP)\S*F64|MUFU\.\w+64)")
-LOCAL = re.compile(r"\b(LDL|STL)\b")
-FLOAT_ATOMIC = re.compile(r"\b(ATOM|ATOMG|ATOMS|RED|REDUX)\.\S*F(16|32|64)")
+AFFIXES = ("", ""), ("reduce_update_", ""), ("reduce_update_", "_weighted")
+EASY = Limits(threads=256, in_flight=0)
+STRIDE = 4 * 256 * 100  # elements between the vectors of a thread, in the kernels below
 
 
-def tool(name):
-    """The path of a program of the nvidia-cuda-* wheels; skips where it is not installed."""
-    nvidia = pytest.importorskip("nvidia", reason=f"{name} comes with gdgpu[test]")
-    for folder in nvidia.__path__:
-        for path in sorted(Path(folder).glob(f"cu*/bin/{name}*")):
-            if path.stem == name:
-                return path
-    pytest.skip(f"{name} is not installed: it comes with gdgpu[test] on Linux")
+def why_not():
+    """Why nothing can be compiled here, or None."""
+    if devices.simulated():
+        return "the simulator compiles nothing"
+    if not importlib.util.find_spec("numba_cuda"):
+        return "numba-cuda compiles CUDA kernels: install gdgpu[test]"
+    try:
+        machine_code.tool("nvdisasm")
+    except machine_code.MissingToolError as error:
+        return str(error)
 
 
-def momentum(dtype):
-    """(rule, flags, dtypes of w and its state) of plain momentum."""
-    rule = rules.RULES["momentum"]
-    return rule, flags_of(rule)[0], (dtype, sums_of(dtype).name)
-
-
-def update_of(dtype):
-    rule, flags, (w, state) = momentum(dtype)
-    return update.kernel("cuda", rule, flags, (w, dtype, state))
-
-
-FAMILIES = {
-    "update": update_of,
-    "reduce": lambda dtype: reduce.kernel("cuda", dtype, False),
-    "reduce weighted": lambda dtype: reduce.kernel("cuda", dtype, True),
-    "fused": lambda dtype: fused.kernel("cuda", *momentum(dtype), dtype, False),
-    "fused weighted": lambda dtype: fused.kernel("cuda", *momentum(dtype), dtype, True),
-    "accumulate": lambda dtype: accumulate.kernels("cuda", dtype, False).add,
-    "accumulate weighted": lambda dtype: accumulate.kernels("cuda", dtype, True).add,
-    "collect": lambda dtype: accumulate.kernels("cuda", dtype).collect,
-}
-COMPILED = [
-    *((family, dtype, (9, 0)) for family in FAMILIES for dtype in DTYPES),
-    *((family, "float32", arch) for arch in OTHER_ARCHITECTURES for family in ("update", "reduce", "fused weighted")),
-]
-RULES = [(name, flags, "float32") for name, rule in rules.RULES.items() for flags in flags_of(rule)]
-RULES += [(name, flags_of(rule)[0], "float64") for name, rule in rules.RULES.items()]
+compiles = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 
 
 @pytest.fixture(scope="module")
-def assemble(tmp_path_factory):
-    """assemble(kernel, arch, *options): (what ptxas says of resources, the instructions)."""
-    folder, ptxas, nvdisasm = tmp_path_factory.mktemp("sass"), tool("ptxas"), tool("nvdisasm")
-    source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
-
-    @cache
-    def ptx(kernel, arch):
-        return kernel.ptx(arch)
-
-    @cache
-    def run(kernel, arch, *options):
-        source.write_text(ptx(kernel, arch))
-        command = [ptxas, "-v", f"-arch=sm_{arch[0]}{arch[1]}", *options, source, "-o", binary]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert said.returncode == 0, said.stderr
-        shown = subprocess.run([nvdisasm, "-c", binary], capture_output=True, text=True, timeout=120)
-        assert shown.returncode == 0, shown.stderr
-        return said.stderr, shown.stdout
-
-    return run
+def reports(request):
+    """Futures of the reports that the chosen tests ask for, all of them under way at once."""
+    chosen = [i.callspec.params for i in request.session.items if getattr(i, "originalname", "") == "test_kernel"]
+    jobs, pool = machine_code.inspect_rows(*(list(dict.fromkeys(p[key] for p in chosen)) for key in ("row", "arch")))
+    yield jobs
+    pool.shutdown(cancel_futures=True)
 
 
-def arch_label(value):
-    return f"sm_{value[0]}{value[1]}" if isinstance(value, tuple) else value
+@compiles
+@pytest.mark.parametrize("arch", machine_code.ARCHITECTURES)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
+def test_kernel(row, arch, reports):
+    report = reports[row, arch].result()
+    assert report.code.having(FLOAT64) or row.dtype != "float64"  # the kernel for this dtype, and it was disassembled
+    found = machine_code.check(report, row.limits)
+    assert not found, "\n".join(found)
 
 
-def wide(instruction, sass):
-    return len(re.findall(rf"\b{instruction}\.E\S*\.128\b", sass))
+def test_catalogue_has_every_rule_and_dtype():
+    labels = {row.label for row in ROWS}
+    assert len(labels) == len(ROWS)
+    plain = {f"{prefix}{rule}{suffix}" for rule in rules.RULES for prefix, suffix in AFFIXES}
+    families = {"reduce", "reduce_weighted", "accumulate", "accumulate_weighted", "collect", "momentum_nesterov"}
+    assert {f"{name}.{dtype}" for name in plain | families for dtype in DTYPES} <= labels
 
 
-@pytest.mark.parametrize(("family", "dtype", "arch"), COMPILED, ids=arch_label)
-def test_instructions(family, dtype, arch, assemble):
-    said, sass = assemble(FAMILIES[family](dtype), arch)
-    assert "0 bytes spill stores, 0 bytes spill loads" in said and "0 bytes stack frame" in said
-    assert len(re.findall(r"\bEXIT\b", sass)) >= 1  # it was disassembled at all
-    assert not LOCAL.search(sass)
-    assert not FLOAT_ATOMIC.search(sass)
-    assert bool(DOUBLE.search(sass)) == (dtype == "float64")
-    if family.split()[0] in ("update", "reduce", "fused"):
-        assert wide("LDG", sass)
-    if family == "update":
-        # w and g take one vector each, the velocity two where it is twice as wide as w
-        velocity = sums_of(dtype).itemsize // dtype_of(dtype).itemsize
-        assert wide("LDG", sass) >= 2 + velocity and wide("STG", sass) >= 1 + velocity
+def bad_kernel(body):
+    """A Kernel that walks over w and g in steps of `body(w, g, i)`."""
+    from gdgpu.kernels.target import cuda, jit
+
+    @jit("int64 int64 int64", body.__name__)
+    def kernel(w, g, n):
+        i = np.int64(cuda.threadIdx.x) * 4
+        while i + 4 <= n:
+            body(w, g, i)
+            i += STRIDE
+
+    return kernel
 
 
-def label(value):
-    return "+".join(name for name, on in value if on) or "no flags" if isinstance(value, tuple) else value
+def device_functions():
+    """The bodies, by name; made where numba-cuda is at hand."""
+    from gdgpu.kernels.target import cuda, device, load, store
 
+    load4, store4, load1, store1 = load("float32", 4), store("float32", 4), load("float32"), store("float32")
+    load64, tenth = load("float32", 64), np.float64(0.1)
 
-@pytest.mark.parametrize(("name", "flags", "dtype"), RULES, ids=label)
-def test_nothing_is_contracted_but_the_rules_own_fma(name, flags, dtype, assemble):
-    rule, sums = rules.RULES[name], sums_of(dtype).name
-    kernel = update.kernel("cuda", rule, flags, (dtype, dtype, *[sums] * len(rule.state)))
-    said, sass = assemble(kernel, (9, 0))
-    _, apart = assemble(kernel, (9, 0), "--fmad=false")
-    assert sass == apart
-    assert "0 bytes spill stores, 0 bytes spill loads" in said and not LOCAL.search(sass)
-    assert wide("LDG", sass) and wide("STG", sass)
-    assert bool(DOUBLE.search(sass)) == (dtype == "float64")
+    @device
+    def good(w, g, i):
+        a, b = load4(w, i), load4(g, i)
+        store4(w, i, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
 
+    @device
+    def float64_literal(w, g, i):
+        a, b = load4(w, i), load4(g, i)
+        store4(w, i, (np.float32(a[0] + tenth * b[0]), a[1] + b[1], a[2] + b[2], a[3] + b[3]))
 
-@pytest.mark.parametrize("family", ("reduce weighted", "fused", "accumulate weighted", "collect"))
-def test_nothing_is_contracted_in_reductions(family, assemble):
-    kernel = FAMILIES[family]("float32")
-    assert assemble(kernel, (9, 0))[1] == assemble(kernel, (9, 0), "--fmad=false")[1]
+    @device
+    def scalar_loads(w, g, i):
+        store1(w, i, load1(w, i) + load1(g, i))
 
+    @device
+    def scalar_load_among_vectors(w, g, i):
+        a, b = load4(w, i), load1(g, i)
+        store4(w, i, (a[0] + b, a[1] + b, a[2] + b, a[3] + b))
 
-def test_contraction_would_be_noticed(assemble):
-    """A product and a sum that a rule leaves to the compiler are contracted, unless told otherwise."""
-    kernel = update.kernel("cuda", rules.Rule(contracted), (), ("float32", "float32"))
-    assert assemble(kernel, (9, 0))[1] != assemble(kernel, (9, 0), "--fmad=false")[1]
+    @device
+    def scalar_store(w, g, i):
+        a = load4(g, i)
+        store1(w, i, a[0] + a[1] + a[2] + a[3])
+
+    @device
+    def many_registers(w, g, i):
+        a = load64(g, i)
+        b = load4(w, i)
+        for k in range(64):
+            b = (b[1], b[2], b[3], b[0] * a[k])
+        store4(w, i, b)
+
+    @device
+    def much_shared_memory(w, g, i):
+        held = cuda.shared.array(11_000, np.float32)
+        a = load4(w, i)
+        held[cuda.threadIdx.x] = a[0]
+        cuda.syncthreads()
+        b = held[i & 255]
+        store4(w, i, (b, a[1], a[2], a[3]))
+
+    @device
+    def float_atomic(w, g, i):
+        held = cuda.shared.array(1, np.float32)
+        a = load4(w, i)
+        cuda.atomic.add(held, 0, a[0])
+        store4(w, i, (a[1], held[0], a[2], a[3]))
+
+    return {f.py_func.__name__: f for f in locals().values() if hasattr(f, "py_func")}
 
 
 def contracted(w, g, lr):
     return w - lr * g
+
+
+def findings(body, limits=EASY, **options):
+    """The report of a kernel made from a body, and the gate's findings on sm_90."""
+    report = machine_code.inspect(bad_kernel(device_functions()[body]), "sm_90", body, **options)
+    return report, machine_code.check(report, limits)
+
+
+@compiles
+def test_a_good_kernel_has_no_findings():
+    report, found = findings("good", Limits(threads=2048))
+    assert found == []
+    assert report.in_flight == 2048 * 32  # two vectors of 16 bytes
+
+
+BAD = {
+    "float64_literal": (r"float64 arithmetic: /\*[0-9a-f]{4}\*/ .*\bD(FMA|MUL)\b", {}),
+    "scalar_loads": (r"not 128 bits wide in the main loop: /\*[0-9a-f]{4}\*/ LDG\.E R", {}),
+    "scalar_load_among_vectors": (r"not 128 bits wide in the main loop: /\*[0-9a-f]{4}\*/ LDG\.E R\d+", {}),
+    "scalar_store": (r"not 128 bits wide in the main loop: /\*[0-9a-f]{4}\*/ STG\.E ", {}),
+    "many_registers": (r"\d+ threads resident, fewer than 1024, bound by registers .*: /\*[0-9a-f]{4}\*/ ", {}),
+    "much_shared_memory": (r"1280 .* than 2048, bound by shared memory .*44000 .*: /\*.* (STS|LDS)", {"threads": 2048}),
+    "float_atomic": (r"atomics of floats: /\*[0-9a-f]{4}\*/ .*ATOMS\.CAST", {}),
+}
+
+
+@compiles
+@pytest.mark.parametrize("body", BAD)
+def test_a_bad_kernel_is_reported_with_the_instruction(body):
+    expected, limits = BAD[body]
+    _, found = findings(body, Limits(**{"threads": 1024, "in_flight": 0} | limits))
+    assert len(found) == 1 and found[0].startswith(f"{body}.float32.sm_90: "), found
+    assert "\n" not in found[0]
+    assert_matches(expected, found[0])
+
+
+def assert_matches(pattern, text):
+    assert re.search(pattern, text), text
+
+
+@compiles
+def test_spills_are_reported():
+    row = next(row for row in ROWS if row.label == "momentum.bfloat16")
+    options = ("--maxrregcount=24",)
+    report = machine_code.inspect(row.kernel, "sm_90", row.name, row.dtype, options=options)
+    (found,) = machine_code.check(report, EASY)
+    assert report.spilled > 0
+    assert_matches(r"^momentum\.bfloat16\.sm_90: \d+ bytes spilled, \d+ bytes of stack.*: /\*....\*/ .*STL", found)
+
+
+@compiles
+def test_a_contracted_multiply_add_is_reported():
+    kernel = update.kernel("cuda", rules.Rule(contracted), (), ("float32", "float32"))
+    report = machine_code.inspect(kernel, "sm_90")
+    (found,) = machine_code.check(report, EASY)
+    assert_matches(r"^kernel\.float32\.sm_90: contracted, unlike with --fmad=false: /\*....\*/ .*FFMA R", found)
+
+
+@compiles
+def test_too_few_bytes_in_flight_are_reported_with_the_instruction_that_waits():
+    report, found = findings("good", Limits(threads=1024, in_flight=1 << 20))
+    assert report.in_flight == 65_536
+    assert_matches(r"65536 bytes in flight, fewer than 1048576: 2048 threads with 32 bytes each .*LDG.*FADD", found[0])
+    assert len(found) == 1
+
+
+@compiles
+def test_limits_may_allow_float64_and_no_main_loop():
+    report, found = findings("float64_literal", Limits(threads=256, float64=True, streams=False))
+    assert report.row()["float64_instructions"] > 0 and found == []
+
+
+@compiles
+def test_without_a_disassembler_there_are_resources_only():
+    report, found = findings("good", with_code=False)
+    row = report.row()
+    assert row["registers"] > 0 and row["threads"] == 2048
+    assert row["load_bits"] is row["float64_instructions"] is row["bytes_in_flight"] is None
+    assert found == []
+
+
+def test_a_missing_tool_is_named_with_its_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    machine_code.tool.cache_clear()
+    with pytest.raises(machine_code.MissingToolError, match=r"^nvdisasm is not installed: pip install nvidia-cuda-nvd"):
+        machine_code.tool("nvdisasm")
+    machine_code.tool.cache_clear()
