@@ -111,7 +111,7 @@ class Optimizer:
         return {"lr": lr} | group.hyper
 
     def _varies(self):
-        """Whether they may differ from those of the step before."""
+        """Whether the step after the next one may need others."""
         return any(callable(group.lr) for group in self.groups)
 
     def _renew(self):
@@ -215,13 +215,15 @@ class Optimizer:
         if self._varying:
             if capturing(self._xp):
                 raise RuntimeError(
-                    "lr: a CUDA graph would repeat this step's value; assign numbers between its replays"
+                    "a CUDA graph would repeat this step's lr: first take a step, and assign lr as numbers"
                 )
             self._refresh()
         with uninterrupted():
             for run in runs:
                 run()
             self.steps += 1
+            if self._varying and self.steps == 1:  # what only the first step has is over
+                self._renew()
 
     @ranged
     def state_dict(self):

@@ -45,7 +45,7 @@ class SGD(Optimizer):
         return values
 
     def _varies(self):
-        return super()._varies() or any(group.hyper["dampening"] for group in self.groups)
+        return super()._varies() or (self.steps == 0 and any(group.hyper["dampening"] for group in self.groups))
 
 
 class Momentum(Optimizer):

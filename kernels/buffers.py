@@ -22,15 +22,15 @@ class Buffer:
         if self.host is not None and (self.host.shape, self.host.dtype) == (array.shape, array.dtype):
             if np.array_equal(self.host, array):
                 return
-            self.host[...] = array
             if self.xp is not np:
-                self._send()
+                self._send(array)
+            self.host[...] = array
             return
         self.host = np.array(array, order="C")
         self.held = self.host if self.xp is np else self.xp.asarray(self.host)
         self.address = address_of(self.held)
 
-    def _send(self):
+    def _send(self, array):
         cuda = self.xp.cuda
         stream = cuda.get_current_stream()
         if stream.is_capturing():
@@ -40,7 +40,7 @@ class Buffer:
             self._staging = itertools.cycle(slots)
         pinned, sent = next(self._staging)
         sent.synchronize()
-        np.frombuffer(pinned, self.host.dtype, self.host.size)[...] = self.host.ravel()
+        np.frombuffer(pinned, self.host.dtype, self.host.size)[...] = np.ravel(array)
         self.held.data.copy_from_host_async(pinned.ptr, self.host.nbytes, stream)
         sent.record(stream)
 

@@ -11,12 +11,25 @@ import gdgpu
 ROOT = Path(__file__).parent.parent
 
 
-def test_readme_example_finds_the_line(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    scope = {}
-    exec(compile(example, "README.md", "exec"), scope)
-    assert len(example.splitlines()) <= 13
-    assert float(scope["model"].params["bias"][0]) == pytest.approx(3, abs=1e-3)
+@pytest.fixture
+def examples():
+    """The names that the README's first, second, … example leaves behind; a later one uses what is before it."""
+    scope, scopes = {}, []
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
+        assert len(example.splitlines()) <= 13
+        exec(compile(example, "README.md", "exec"), scope)
+        scopes.append(dict(scope))
+    return scopes
+
+
+def test_readme_examples_do_what_they_say(examples):
+    line, groups = examples
+    assert float(line["model"].params["bias"][0]) == pytest.approx(3, abs=1e-3)
+    # a constant gradient moves Adam's weights by lr a step
+    assert groups["W"] == pytest.approx(-(1e-3 + 5e-4), abs=1e-6) and groups["b"] == pytest.approx(-0.2, abs=1e-6)
+
+
+def test_readme_example_prints_its_result(capsys, examples):
     assert "bias 3.000" in capsys.readouterr().out
 
 
