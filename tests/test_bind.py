@@ -282,11 +282,13 @@ def operations(call):
             seen.append((frame.f_code.co_qualname, frame.f_lasti))
         return trace
 
+    gc.disable()  # what it calls is not the step's
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        gc.enable()
     return seen
 
 
