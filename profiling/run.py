@@ -124,7 +124,9 @@ def table(rows, title):
     peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
     shown = Table(title=title, title_justify="left", box=SIMPLE)
     shown.add_column("case", no_wrap=True)
-    for name in ("MB", "ms (quartiles)", "GB/s", "of copy", *(f"vs {peer}" for peer in peers), "host us"):
+    timed_host = any(row["host_us"] is not None for row in rows)
+    figures = ["MB", "ms (quartiles)", "GB/s", "of copy", *(f"vs {peer}" for peer in peers), *["host us"] * timed_host]
+    for name in figures:
         shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         limits = row["peer_limit"] if isinstance(row["peer_limit"], dict) else dict.fromkeys(peers, row["peer_limit"])
@@ -136,7 +138,7 @@ def table(rows, title):
             f"{row['gbs']:.4g}",
             _marked(row["share_of_copy"], ".0%", row["limit"]),
             *(_marked(row["peers"].get(peer), ".2f", limits.get(peer)) for peer in peers),
-            _marked(row["host_us"], ".1f"),
+            *[_marked(row["host_us"], ".1f")] * timed_host,
         )
     return shown
 
