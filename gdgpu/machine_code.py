@@ -20,6 +20,7 @@ from .machine_code_tools import MissingToolError, assembled, disassemble, tool
 __all__ = ["ARCHITECTURES", "MissingToolError", "Report", "check", "inspect", "inspect_rows", "occupancy", "tool"]
 
 VECTOR_BITS = 128
+COMPARED = "sm_90"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def _round_up(n, unit):
 class Report:
     """A kernel on an architecture. spilled, stack, shared: bytes; threads: resident on a multiprocessor, by `bound`.
 
-    code: its instructions, None if there was no disassembler. contracted: those that ptxas --fmad=false does without.
+    code: its instructions, None if there was no disassembler. contracted: those that ptxas --fmad=false does without,
+    None if that was not asked.
     """
 
     name: str
@@ -87,7 +89,7 @@ class Report:
     threads: int
     bound: str
     code: Code | None = None
-    contracted: tuple = ()
+    contracted: tuple | None = None
 
     @property
     def label(self):
@@ -114,17 +116,18 @@ class Report:
             "float64_instructions": lambda code: len(code.having(FLOAT64)),
             "local_memory_instructions": lambda code: len(code.having(LOCAL_MEMORY)),
             "float_atomics": lambda code: len(code.having(FLOAT_ATOMIC)),
-            "contracted": lambda code: len(self.contracted),
+            "contracted": lambda code: None if self.contracted is None else len(self.contracted),
             "bytes_in_flight": lambda code: self.in_flight,
         }
         return figures | {key: self.code and figure(self.code) for key, figure in of_code.items()}
 
 
-def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=(), with_code=True):
+def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=(), with_code=True, compare=True):
     """The Report of a kernel on an architecture of ARCHITECTURES.
 
     kernel: has `link(capability, *options)`, which gives its machine code as it is launched, and ptxas's words on it.
-    block: threads a block, 256 by default. options: more for ptxas. with_code=False does without nvdisasm.
+    block: threads a block, 256 by default. options: more for ptxas. with_code=False does without nvdisasm,
+    compare=False without compiling once more to see what is contracted.
     Raises MissingToolError where nvdisasm is not installed, ValueError for another architecture.
     """
     if arch not in ARCHITECTURES:
@@ -135,9 +138,10 @@ def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=()
         from .kernels.tree import CUDA_THREADS as block
     capability = ARCHITECTURES[arch].capability
     made = assembled(*kernel.link(capability, *options))
-    code, contracted = None, ()
-    if with_code:
-        code = Code(disassemble(made.cubin))
+    code = Code(disassemble(made.cubin)) if with_code else None
+    contracted = None
+    if code and compare:
+        contracted = ()
         apart = assembled(*kernel.link(capability, *options, "--fmad=false"))
         if apart.instructions != made.instructions:
             contracted = _contracted(code, Code(disassemble(apart.cubin)))
@@ -148,21 +152,23 @@ def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=()
 def inspect_rows(rows, architectures, with_code=True):
     """Futures of the reports of rows of kernels.catalogue, by (row, architecture), and the pool that they come from.
 
-    In processes of their own, since NVVM compiles one kernel at a time in each.
+    In processes of their own, since NVVM compiles one kernel at a time in each. What would be contracted stands in
+    the code that all architectures are compiled from: it is looked at on one of them.
     """
+    compared = COMPARED if COMPARED in architectures else architectures[0]
     pool = ProcessPoolExecutor(min(len(rows), os.cpu_count() or 1) or 1, multiprocessing.get_context("spawn"))
     jobs = {}
     for row in rows:
         for arch in architectures:
-            jobs[row, arch] = pool.submit(_inspect_row, row.label, arch, with_code)
+            jobs[row, arch] = pool.submit(_inspect_row, row.label, arch, with_code, arch == compared)
     return jobs, pool
 
 
-def _inspect_row(label, arch, with_code):
+def _inspect_row(label, arch, with_code, compare):
     from .kernels.catalogue import ROWS
 
     row = next(row for row in ROWS if row.label == label)
-    return inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code)
+    return inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code, compare=compare)
 
 
 def _contracted(code, apart):

@@ -47,7 +47,7 @@ class Optimizer:
         self._launches, self._version = {}, 0
         with on_device_of(self._views):
             self._state = [
-                [self._xp.zeros(v.shape, accumulator(v.dtype)) for _ in group.rule.state]
+                [self._xp.full(v.shape, self._initial(group, n), accumulator(v.dtype)) for n in group.rule.state]
                 for v, group in zip(self._views, self._group_of, strict=True)
             ]
             members = {}
@@ -105,6 +105,10 @@ class Optimizer:
 
     def _lr_of(self, group):
         return number("lr", group.lr(self.steps)) if callable(group.lr) else group.lr
+
+    def _initial(self, group, name):
+        """What a state begins with."""
+        return 0.0
 
     def _values(self, group, lr):
         """The hyperparameters that the rule sees in the next step, by name."""

@@ -69,30 +69,3 @@ class Momentum(Optimizer):
         }
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
         return "momentum", hyper, flags
-
-
-class Adam(Optimizer):
-    """Adam: a step in units of lr, from running means of the gradient and of its square.
-
-    g += weight_decay * w; m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
-    w -= lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps), t = 1, 2, …. maximize: g = -g first.
-    The powers are running products in float64, kept on the device: a step is two launches.
-
-    lr >= 0, betas two numbers in [0, 1), eps >= 0, weight_decay >= 0. Raises ValueError or TypeError naming the
-    argument. Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, with names and defaults of torch.optim.Adam.
-    """
-
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
-
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
-        if not isinstance(betas, list | tuple) or len(betas) != 2:
-            raise TypeError(f"betas: expected two numbers, got {betas!r}")
-        hyper = {
-            "beta1": number("betas[0]", betas[0], high=1, high_is_open=True),
-            "beta2": number("betas[1]", betas[1], high=1, high_is_open=True),
-            "eps": number("eps", eps),
-            "weight_decay": number("weight_decay", weight_decay),
-        }
-        return "adam", hyper, {"maximize": flag("maximize", maximize)}

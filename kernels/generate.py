@@ -31,12 +31,13 @@ _lock = threading.RLock()
 _modules = {}
 
 
-def rule_text(function, flags):
+def rule_text(function, flags, absent=()):
     """Source of the scalar rule `function` as a function named `rule`.
 
     Numbers, written in it or named at its module's level, become calls of `constant`, which gives them the array's
     precision. gdgpu's scalar functions are known by whatever name the rule's module gives them. Parameters named in
-    `flags` become the constants given there. Raises TypeError for what is no plain function of scalars.
+    `flags` become the constants given there, those in `absent` are neither taken nor returned. Raises TypeError for
+    what is no plain function of scalars.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -47,20 +48,38 @@ def rule_text(function, flags):
         raise TypeError(f"rule: expected a function made by def, got {function!r}")
     rule.name, rule.decorator_list, rule.returns = "rule", [], None
     rule.args.defaults, rule.args.kw_defaults = [], []
-    rule.args.args = [a for a in rule.args.args if a.arg not in flags]
+    rule.args.args = [a for a in rule.args.args if a.arg not in flags and a.arg not in absent]
     for argument in rule.args.args:
         argument.annotation = None
     if ast.get_docstring(rule):
         rule.body = rule.body[1:]
     names = inspect.getclosurevars(function)
     known = {**names.globals, **names.nonlocals}
-    rule.body = [_Rewrite(function.__name__, known, flags).visit(statement) for statement in rule.body]
+    rule.body = _Rewrite(function.__name__, known, flags, absent).block(rule.body)
     return ast.unparse(ast.fix_missing_locations(rule))
 
 
 class _Rewrite(ast.NodeTransformer):
-    def __init__(self, name, known, flags):
-        self.name, self.known, self.flags = name, known, flags
+    def __init__(self, name, known, flags, absent):
+        self.name, self.known, self.flags, self.absent = name, known, flags, absent
+
+    def block(self, statements):
+        """The statements rewritten; an `if` whose flags decide it becomes the branch that is taken."""
+        found = [self.visit(statement) for statement in statements]
+        return [one for some in found for one in (some if isinstance(some, list) else [some])]
+
+    def visit_If(self, node):
+        node.test = self.visit(node.test)
+        if isinstance(node.test, ast.Constant):
+            return self.block(node.body if node.test.value else node.orelse)
+        node.body, node.orelse = self.block(node.body) or [ast.Pass()], self.block(node.orelse)
+        return node
+
+    def visit_Return(self, node):
+        if isinstance(node.value, ast.Tuple):
+            kept = [v for v in node.value.elts if not (isinstance(v, ast.Name) and v.id in self.absent)]
+            node.value.elts = kept
+        return self.generic_visit(node)
 
     def visit_Constant(self, node):
         return self._value(node.value) if type(node.value) in (int, float) else node

@@ -14,7 +14,8 @@ from .text import accessors, lanes_of, module, stem
 from .tree import CUDA_SHARED, RADIX, SEGMENT, SHIFT
 
 FIXED = 6  # columns of the table before the addresses that `$finish` needs
-LIMITS = Limits(threads=1024)
+LIMITS = Limits(threads=768)
+RESIDENT = {"float32": 1024, "float64": 768}  # threads, by the dtype of the sums: what bounds the registers
 
 CPU = """
 $tree
@@ -184,7 +185,7 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype, *used}, sums, lanes) | {
         "LANES": lanes,
-        "RESIDENT": LIMITS.threads,
+        "RESIDENT": RESIDENT[sums],
         "SHARED": CUDA_SHARED // memory.itemsize(sums),
         "SEGMENT": SEGMENT,
         "SHIFT": SHIFT,

@@ -31,7 +31,7 @@ __all__ = [
     "store",
 ]
 
-REGISTERS = 1 << 16  # of a multiprocessor
+REGISTERS = 1 << 16  # of a multiprocessor, which gives them to threads by eights
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
 _atomic, _compiling = threading.Lock(), threading.RLock()
 
@@ -137,7 +137,7 @@ class Kernel:
         registers. That code is the same for all capabilities from 8.0 on.
         """
         if self.resident and capability < (10, 0):  # for later ones NVVM unrolls further, and a bound would spill
-            options = (*options, f"--maxrregcount={REGISTERS // self.resident}")
+            options = (*options, f"--maxrregcount={REGISTERS // self.resident & -8}")
         with _compiling:  # NVVM, which nvJitLink calls too, crashes when two threads are in it
             return _link(self._intermediate(min(capability, (8, 0))), capability, options)
 

@@ -18,7 +18,7 @@ class Fields:
         self.written = ("w", *rule.state)
         self.scalars = rule.scalars
         self.sums = memory.accumulator(dtypes[0])
-        self.rule = generate.rule_text(rule.function, flags)
+        self.rule = generate.rule_text(rule.function, flags | rule.fixed, rule.absent)
         self.constants = {"constant": f"np.{self.sums}"}
 
     def addresses(self, names, column):

@@ -17,7 +17,7 @@ from .tree import BLOCK
 CPU_CHUNK = 1 << 16  # elements: a few hundred KiB of work, small enough to share out evenly
 CUDA_CHUNKS = 1 << 10, 1 << 14  # least and most elements of a block: one turn of its threads, and many
 CUDA_BLOCKS = 1 << 10  # about what a GPU holds at once: below this, smaller chunks
-LIMITS = Limits(threads=1024)
+LIMITS = Limits(threads=768)
 
 CPU = """
 @jit(CACHING)

@@ -166,8 +166,10 @@ def run_rule(rule, flags, w, g, state, hyper):
     for i in range(len(w)):
         scalars = [sums(x[i]) for x in (w, g, *state)]
         parameters = dict(zip(("w", "g", *rule.state), scalars, strict=True))
-        parameters |= dict(zip(rule.scalars, values, strict=True)) | flags
+        parameters |= dict(zip(rule.scalars, values, strict=True)) | flags | rule.fixed | dict.fromkeys(rule.absent)
         new = rule.function(**parameters)
+        if isinstance(new, tuple):
+            new = tuple(value for value in new if value is not None)
         for array, value in zip((w, *state), new if isinstance(new, tuple) else (new,), strict=True):
             array[i] = value
 

@@ -120,7 +120,23 @@ def test_flags_are_constants(up, double):
     apply(Rule(two_flags, flags=("up", "double")), w, g, flags)
     np.testing.assert_array_equal(w, g * (2 if double else 1) * (1 if up else -1))
     text = generate.rule_text(two_flags, dict(flags))
-    assert "def rule(w, g):" in text and f"if {up}:" in text
+    assert "def rule(w, g):" in text and ("g = -g" in text) == up and f"if {double} else" in text
+
+
+def optional_state(w, g, first, second, kept):
+    if kept:
+        second = second + g
+        g = second
+    return w - g, first + g, second
+
+
+@pytest.mark.parametrize("kept", (False, True))
+def test_states_may_be_absent(kept):
+    absent = () if kept else ("second",)
+    text = generate.rule_text(optional_state, {"kept": kept}, absent)
+    scope = {}
+    exec(text, scope)
+    assert scope["rule"](*(1.0, 2.0, 3.0, 4.0)[: 4 - len(absent)]) == ((-5.0, 9.0, 6.0) if kept else (-1.0, 5.0))
 
 
 SCRIPT = f"""
