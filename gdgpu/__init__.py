@@ -31,9 +31,9 @@ _HOME = {
     "History": "training",
     "Diverged": "training",
 }
-_MODULES = ("models", "checkpoint", "datasets", "devices", "kernels")
+_MODULES = ("models", "schedules", "checkpoint", "datasets", "devices", "kernels")
 
-__all__ = [*_HOME, "models"]
+__all__ = [*_HOME, "models", "schedules"]
 
 
 def __getattr__(name):

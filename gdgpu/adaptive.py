@@ -102,32 +102,30 @@ class Adam(Optimizer):
 
     g += weight_decay * w; m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
     w -= lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps), t = 1, 2, …. maximize: g = -g first.
-    The powers are running products in float64, kept on the device: a step is two launches.
+    amsgrad: the largest v so far in the place of v. The powers are running products in float64, kept on the device: a
+    step is two launches.
 
     lr >= 0, betas two numbers in [0, 1), eps >= 0, weight_decay >= 0. Raises ValueError or TypeError naming the
     argument. Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, as in torch.optim.Adam.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False):
+        hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, lr, **hyper, amsgrad=amsgrad, maximize=maximize)
 
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
-        return "adam", _moments(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
+    def _rule(self, betas, eps, weight_decay, amsgrad, maximize):
+        flags = {"amsgrad": flag("amsgrad", amsgrad), "maximize": flag("maximize", maximize)}
+        return self.name + "_amsgrad" * amsgrad, _moments(betas) | _positive(eps, weight_decay), flags
 
 
-class AdamW(Optimizer):
+class AdamW(Adam):
     """Adam with decoupled weight decay: w *= 1 - lr * weight_decay, then Adam's step with g as it is.
 
     Arguments as Adam's. Source: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, as in torch.optim.AdamW.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, maximize=False):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
-
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
-        return "adamw", _moments(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False):
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
 
 
 class Adamax(Optimizer):

@@ -48,22 +48,48 @@ def rmsprop(
     return fma(-lr, step, w), square_avg, grad_avg, momentum_buffer
 
 
-def adam(w, g, exp_avg, exp_avg_sq, step_size, root, rest1, rest2, beta1, beta2, eps, weight_decay, maximize):
+def adam(
+    w,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    max_exp_avg_sq,
+    step_size,
+    root,
+    rest1,
+    rest2,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    amsgrad,
+    maximize,
+):
     if maximize:
         g = -g
     if weight_decay != 0:
         g = fma(weight_decay, w, g)
     exp_avg = fma(beta1, exp_avg, rest1 * g)
     exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
-    return fma(-step_size, exp_avg / (sqrt(exp_avg_sq) * root + eps), w), exp_avg, exp_avg_sq
+    square = exp_avg_sq
+    if amsgrad:
+        max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+        square = max_exp_avg_sq
+    return fma(-step_size, exp_avg / (sqrt(square) * root + eps), w), exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-def adamw(w, g, exp_avg, exp_avg_sq, keep, step_size, root, rest1, rest2, beta1, beta2, eps, maximize):
+def adamw(
+    w, g, exp_avg, exp_avg_sq, max_exp_avg_sq, keep, step_size, root, rest1, rest2, beta1, beta2, eps, amsgrad, maximize
+):
     if maximize:
         g = -g
     exp_avg = fma(beta1, exp_avg, rest1 * g)
     exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
-    return fma(-step_size, exp_avg / (sqrt(exp_avg_sq) * root + eps), keep * w), exp_avg, exp_avg_sq
+    square = exp_avg_sq
+    if amsgrad:
+        max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+        square = max_exp_avg_sq
+    return fma(-step_size, exp_avg / (sqrt(square) * root + eps), keep * w), exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
 def adam_step(power1, power2, lr, beta1, beta2):
@@ -172,23 +198,24 @@ ADAPTIVE = (
         for centered in (False, True)
         for heavy in (False, True)
     ),
-    Rule(
-        adam,
-        state=_MOMENTS,
-        flags=("maximize",),
-        step=adam_step,
-        given=("step_size", "root"),
-        carried=_POWERS,
-        reference=f"Kingma and Ba 2015, https://arxiv.org/abs/1412.6980; {_TORCH}Adam.html",
-    ),
-    Rule(
-        adamw,
-        state=_MOMENTS,
-        flags=("maximize",),
-        step=adamw_step,
-        given=("keep", "step_size", "root"),
-        carried=_POWERS,
-        reference=f"Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101; {_TORCH}AdamW.html",
+    *(
+        Rule(
+            function,
+            state=(*_MOMENTS, *["max_exp_avg_sq"] * amsgrad),
+            absent=() if amsgrad else ("max_exp_avg_sq",),
+            flags=("maximize",),
+            fixed={"amsgrad": amsgrad},
+            name=function.__name__ + "_amsgrad" * amsgrad,
+            step=step,
+            given=given,
+            carried=_POWERS,
+            reference=f"{paper}; amsgrad: Reddi et al. 2018, https://arxiv.org/abs/1904.09237; {_TORCH}{page}.html",
+        )
+        for function, step, given, paper, page in (
+            (adam, adam_step, ("step_size", "root"), "Kingma and Ba 2015, https://arxiv.org/abs/1412.6980", "Adam"),
+            (adamw, adamw_step, ("keep", "step_size", "root"), "Loshchilov and Hutter 2019, arXiv:1711.05101", "AdamW"),
+        )
+        for amsgrad in (False, True)
     ),
     Rule(
         adamax,

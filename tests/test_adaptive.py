@@ -23,6 +23,8 @@ def hyperparameters(name, seed):
         found |= {"rho": float(rng.uniform(0.5, 0.99))}
     else:
         found |= {"betas": (float(rng.uniform(0, 0.99)), float(rng.uniform(0.5, 0.9999)))}
+    if name in ("Adam", "AdamW"):
+        found |= {"amsgrad": seed > 2}
     if name == "NAdam":
         found |= {"momentum_decay": float(rng.uniform(0, 0.01))}
     return found

@@ -1,0 +1,78 @@
+"""Learning rates as functions of the number of completed steps, for `lr=`.
+
+Every function here returns a function t -> lr, t = 0, 1, …; after its last step it stays where it is. All raise
+ValueError or TypeError naming the argument.
+"""
+
+import math
+
+from .checks import count, number
+
+
+def constant(lr):
+    """lr, at every step."""
+    lr = number("lr", lr)
+    return lambda t: lr
+
+
+def step(lr, every, factor=0.1):
+    """lr * factor^floor(t / every): lr falls by the factor after every so many steps (torch's StepLR)."""
+    lr, every, factor = number("lr", lr), count("every", every, least=1), number("factor", factor)
+    return lambda t: lr * factor ** (t // every)
+
+
+def exponential(lr, factor):
+    """lr * factor^t (torch's ExponentialLR)."""
+    lr, factor = number("lr", lr), number("factor", factor, high=1)
+    return lambda t: lr * factor**t
+
+
+def cosine(lr, steps, warmup=0, final=0.0):
+    """From lr down to `final` along half a cosine; before, a straight rise over `warmup` of the `steps`.
+
+    t < warmup: lr * (t + 1) / warmup; then final + (lr - final) * (1 + cos(pi * (t - warmup) / (steps - warmup))) / 2.
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (torch's CosineAnnealingLR).
+    """
+    lr, final = number("lr", lr), number("final", final)
+    steps, warmup = count("steps", steps, least=1), count("warmup", warmup)
+    if warmup >= steps:
+        raise ValueError(f"warmup: expected fewer than the {steps} steps, got {warmup}")
+
+    def at(t):
+        if t < warmup:
+            return lr * (t + 1) / warmup
+        return _between(lr, final, (t - warmup) / (steps - warmup))
+
+    return at
+
+
+def one_cycle(lr, steps, rise=0.3, start=25.0, final=1e4):
+    """Up to lr and down again, each along half a cosine: from lr / start, over rise * steps, to lr / start / final.
+
+    Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120, as torch's OneCycleLR.
+    """
+    lr, steps = number("lr", lr), count("steps", steps, least=2)
+    rise = number("rise", rise, high=1)
+    start, final = number("start", start, low=1), number("final", final, low=1)
+    top = rise * steps - 1
+
+    def at(t):
+        if t <= top:
+            return _between(lr / start, lr, t / top if top else 1.0)
+        return _between(lr, lr / start / final, (t - top) / (steps - 1 - top))
+
+    return at
+
+
+def inverse_sqrt(lr, warmup):
+    """lr * min((t + 1) / warmup, sqrt(warmup / (t + 1))): a straight rise to lr, then the inverse square root.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 5.3.
+    """
+    lr, warmup = number("lr", lr), count("warmup", warmup, least=1)
+    return lambda t: lr * min((t + 1) / warmup, math.sqrt(warmup / (t + 1)))
+
+
+def _between(first, last, share):
+    """Along half a cosine, and no further than its end."""
+    return last + (first - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
