@@ -56,18 +56,22 @@ def adam(
     max_exp_avg_sq,
     step_size,
     root,
+    keep,
     rest1,
     rest2,
     beta1,
     beta2,
     eps,
     weight_decay,
+    decoupled,
     amsgrad,
     maximize,
 ):
     if maximize:
         g = -g
-    if weight_decay != 0:
+    if decoupled:
+        w = keep * w
+    elif weight_decay != 0:
         g = fma(weight_decay, w, g)
     exp_avg = fma(beta1, exp_avg, rest1 * g)
     exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
@@ -78,29 +82,10 @@ def adam(
     return fma(-step_size, exp_avg / (sqrt(square) * root + eps), w), exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-def adamw(
-    w, g, exp_avg, exp_avg_sq, max_exp_avg_sq, keep, step_size, root, rest1, rest2, beta1, beta2, eps, amsgrad, maximize
-):
-    if maximize:
-        g = -g
-    exp_avg = fma(beta1, exp_avg, rest1 * g)
-    exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
-    square = exp_avg_sq
-    if amsgrad:
-        max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
-        square = max_exp_avg_sq
-    return fma(-step_size, exp_avg / (sqrt(square) * root + eps), keep * w), exp_avg, exp_avg_sq, max_exp_avg_sq
-
-
-def adam_step(power1, power2, lr, beta1, beta2):
+def adam_step(power1, power2, lr, beta1, beta2, weight_decay):
     power1, power2 = power1 * beta1, power2 * beta2
-    return power1, power2, lr / fma(-1, power1, 1), 1 / sqrt(fma(-1, power2, 1))
-
-
-def adamw_step(power1, power2, lr, beta1, beta2, weight_decay):
-    power1, power2 = power1 * beta1, power2 * beta2
-    keep = fma(-lr, weight_decay, 1)
-    return power1, power2, keep, lr / fma(-1, power1, 1), 1 / sqrt(fma(-1, power2, 1))
+    step_size, root = lr / fma(-1, power1, 1), 1 / sqrt(fma(-1, power2, 1))
+    return power1, power2, step_size, root, fma(-lr, weight_decay, 1)
 
 
 def adamax(w, g, exp_avg, exp_inf, step_size, rest1, beta1, beta2, eps, weight_decay, maximize):
@@ -170,6 +155,8 @@ def lion(w, g, exp_avg, lr, rest1, rest2, beta1, beta2, weight_decay, maximize):
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_ADAM = f"Kingma and Ba 2015, https://arxiv.org/abs/1412.6980; {_TORCH}Adam.html"
+_ADAMW = f"Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101; {_TORCH}AdamW.html"
 _POWERS = {"power1": 1.0, "power2": 1.0}
 
 ADAPTIVE = (
@@ -200,21 +187,18 @@ ADAPTIVE = (
     ),
     *(
         Rule(
-            function,
+            adam,
             state=(*_MOMENTS, *["max_exp_avg_sq"] * amsgrad),
             absent=() if amsgrad else ("max_exp_avg_sq",),
             flags=("maximize",),
-            fixed={"amsgrad": amsgrad},
-            name=function.__name__ + "_amsgrad" * amsgrad,
-            step=step,
-            given=given,
+            fixed={"decoupled": decoupled, "amsgrad": amsgrad},
+            name="adam" + "w" * decoupled + "_amsgrad" * amsgrad,
+            step=adam_step,
+            given=("step_size", "root", "keep"),
             carried=_POWERS,
-            reference=f"{paper}; amsgrad: Reddi et al. 2018, https://arxiv.org/abs/1904.09237; {_TORCH}{page}.html",
+            reference=f"{_ADAMW if decoupled else _ADAM}; amsgrad: Reddi et al. 2018, https://arxiv.org/abs/1904.09237",
         )
-        for function, step, given, paper, page in (
-            (adam, adam_step, ("step_size", "root"), "Kingma and Ba 2015, https://arxiv.org/abs/1412.6980", "Adam"),
-            (adamw, adamw_step, ("keep", "step_size", "root"), "Loshchilov and Hutter 2019, arXiv:1711.05101", "AdamW"),
-        )
+        for decoupled in (False, True)
         for amsgrad in (False, True)
     ),
     Rule(
