@@ -4,7 +4,7 @@ from .checks import flag, number
 from .optimizer import Optimizer
 
 
-def _moments(betas):
+def _betas(betas):
     """The two betas as a rule takes them, with what they leave to the new value, rounded once from float64."""
     if not isinstance(betas, list | tuple) or len(betas) != 2:
         raise TypeError(f"betas: expected two numbers, got {betas!r}")
@@ -40,7 +40,7 @@ class Adagrad(Optimizer):
         }
         return "adagrad", hyper, {"maximize": flag("maximize", maximize)}
 
-    def _initial(self, group, name):
+    def _initial(self, group):
         return group.hyper["initial_accumulator_value"]
 
     def _values(self, group, lr):
@@ -97,7 +97,16 @@ class RMSprop(Optimizer):
         return name, hyper | _positive(eps, weight_decay), flags
 
 
-class Adam(Optimizer):
+class _Moments(Optimizer):
+    """What has two betas, eps and weight_decay. family: the rule's name."""
+
+    family = None
+
+    def _rule(self, betas, eps, weight_decay, maximize):
+        return self.family, _betas(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
+
+
+class Adam(_Moments):
     """Adam: a step in units of lr, from running means of the gradient and of its square.
 
     g += weight_decay * w; m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
@@ -109,13 +118,16 @@ class Adam(Optimizer):
     argument. Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, as in torch.optim.Adam.
     """
 
+    family = "adam"
+
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False):
         hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, lr, **hyper, amsgrad=amsgrad, maximize=maximize)
 
     def _rule(self, betas, eps, weight_decay, amsgrad, maximize):
-        flags = {"amsgrad": flag("amsgrad", amsgrad), "maximize": flag("maximize", maximize)}
-        return self.name + "_amsgrad" * amsgrad, _moments(betas) | _positive(eps, weight_decay), flags
+        own = {"amsgrad": flag("amsgrad", amsgrad)}
+        family, hyper, flags = super()._rule(betas, eps, weight_decay, maximize)
+        return family + "_amsgrad" * amsgrad, hyper, flags | own
 
 
 class AdamW(Adam):
@@ -124,11 +136,13 @@ class AdamW(Adam):
     Arguments as Adam's. Source: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, as in torch.optim.AdamW.
     """
 
+    family = "adamw"
+
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
 
 
-class Adamax(Optimizer):
+class Adamax(_Moments):
     """Adam with the largest gradient, decayed, in the place of the root mean square.
 
     g += weight_decay * w; m = beta1 * m + (1 - beta1) * g; u = max(beta2 * u, |g| + eps);
@@ -137,15 +151,13 @@ class Adamax(Optimizer):
     Arguments as Adam's. Source: Kingma and Ba 2015, section 7.1, as in torch.optim.Adamax.
     """
 
+    family = "adamax"
+
     def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
 
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
-        return "adamax", _moments(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
 
-
-class NAdam(Optimizer):
+class NAdam(_Moments):
     """Adam with Nesterov's momentum, whose share grows: mu_t = beta1 * (1 - 0.96^(t * momentum_decay) / 2).
 
     g, m and v as Adam's; p = product of mu_1 … mu_t; w -= lr * ((1 - mu_t) / (1 - p) * g
@@ -155,21 +167,21 @@ class NAdam(Optimizer):
     as in torch.optim.NAdam.
     """
 
+    family = "nadam"
+
     def __init__(
         self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum_decay=4e-3, maximize=False
     ):
         hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
         super().__init__(params, lr, **hyper, maximize=maximize)
 
-    @staticmethod
-    def _rule(betas, eps, weight_decay, momentum_decay, maximize):
+    def _rule(self, betas, eps, weight_decay, momentum_decay, maximize):
         momentum_decay = number("momentum_decay", momentum_decay)
-        hyper = {"momentum_decay": momentum_decay, "decay": 0.96**momentum_decay}
-        flags = {"maximize": flag("maximize", maximize)}
-        return "nadam", hyper | _moments(betas) | _positive(eps, weight_decay), flags
+        family, hyper, flags = super()._rule(betas, eps, weight_decay, maximize)
+        return family, hyper | {"momentum_decay": momentum_decay, "decay": 0.96**momentum_decay}, flags
 
 
-class RAdam(Optimizer):
+class RAdam(_Moments):
     """Adam that waits until the variance of its step is known: until then m alone, without the root of v.
 
     g, m and v as Adam's; r = 2 / (1 - beta2) - 1, r_t = r - 2 * t * beta2^t / (1 - beta2^t); for r_t > 5 the step of
@@ -179,12 +191,10 @@ class RAdam(Optimizer):
     Arguments as Adam's. Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265, as in torch.optim.RAdam.
     """
 
+    family = "radam"
+
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
-
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
-        return "radam", _moments(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
 
 
 class Lion(Optimizer):
@@ -202,5 +212,5 @@ class Lion(Optimizer):
 
     @staticmethod
     def _rule(betas, weight_decay, maximize):
-        hyper = _moments(betas) | {"weight_decay": number("weight_decay", weight_decay)}
+        hyper = _betas(betas) | {"weight_decay": number("weight_decay", weight_decay)}
         return "lion", hyper, {"maximize": flag("maximize", maximize)}

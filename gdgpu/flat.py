@@ -19,7 +19,7 @@ def flatten(params):
     Raises ValueError or TypeError naming the argument.
     """
     tree = Tree(params)
-    given = [pair for part, name in tree.groups() for pair in leaves(part, name)]
+    given = [pair for part, name in tree.parts for pair in leaves(part, name)]
     held = [contiguous(view(array, label)) for label, array in given]
     if not held:
         raise ValueError("params: expected at least one array, got none")

@@ -10,10 +10,9 @@ class Group:
     kernels are made from, the rule and its flags.
     """
 
-    def __init__(self, optimizer, params, name, lr, options):
-        self.params, self.name, self._lr = params, name, lr
-        self._optimizer = optimizer
-        self.rule = self.assign(options)
+    def __init__(self, optimizer, params, lr, options):
+        self._optimizer, self.params, self._lr = optimizer, params, lr
+        self.assign(options)
         self.tensors = range(0)  # which of the optimizer's they are
 
     @property
@@ -26,15 +25,17 @@ class Group:
         self._optimizer._assign_lr(self, value)
 
     def assign(self, options):
-        """Take these hyperparameters, as the user names them; returns the rule that they call for."""
-        rule, self.hyper, self.flags = self._optimizer._check(**options)
-        self.kernel = rule, tuple((name, self.flags[name]) for name in rule.flags)
+        """Take these hyperparameters, as the user names them."""
+        self.rule, self.hyper, self.flags = self._optimizer._check(**options)
+        self.kernel = self.rule, tuple((name, self.flags[name]) for name in self.rule.flags)
         self.options = {name: (self.hyper | self.flags).get(name, value) for name, value in options.items()}
-        return rule
 
 
 class Tree:
-    """The structure of params: one array, a list, a dict, or a list of groups of these; grads have it too."""
+    """The structure of params: one array, a list, a dict, or a list of groups of these; grads have it too.
+
+    parts: (params, name) of each group, or of all there is.
+    """
 
     def __init__(self, params):
         self.params = params
@@ -43,15 +44,13 @@ class Tree:
             for k, group in enumerate(params):
                 if not isinstance(group, dict) or "params" not in group:
                     raise TypeError(f"params[{k}]: expected a group like the others, a dict with the key 'params'")
-        self.parts = [(g["params"], f"params[{k}]['params']") for k, g in enumerate(params)] if self.grouped else None
+            self.parts = [(group["params"], f"params[{k}]['params']") for k, group in enumerate(params)]
+        else:
+            self.parts = [(params, "params")]
 
     def options(self, k):
         """The hyperparameters that group k gives itself."""
         return {key: value for key, value in self.params[k].items() if key != "params"} if self.grouped else {}
-
-    def groups(self):
-        """(params, name) of each group."""
-        return self.parts if self.grouped else [(self.params, "params")]
 
     def matching(self, tree, name):
         """(name, array) pairs of a tree of this structure, in order; ValueError or TypeError for another one."""

@@ -15,7 +15,7 @@ class Scalars:
     """
 
     def __init__(self, rule, sums, groups, device, xp):
-        self.rule, self.sums, self.groups, self.device = rule, sums, groups, device
+        self.rule, self.sums, self.groups = rule, sums, groups
         rows = len(groups)
         shape = (rows, len(rule.hyper))
         self.values = Buffer(xp, np.zeros(shape, "float64" if rule.step else sums))
@@ -28,6 +28,11 @@ class Scalars:
             kernel = advance.kernel(device, rule, sums)
             at = (self.values.address, address_of(self.carried), self.address)
             self.advance = advance.launcher(device, kernel, *at, rows)
+
+    @property
+    def key(self):
+        """How a state_dict calls these running products."""
+        return f"{self.rule.name}/{self.sums}"
 
     def row(self, group):
         """The address of a group's scalars."""

@@ -150,25 +150,24 @@ def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=()
 
 
 def inspect_rows(rows, architectures, with_code=True):
-    """Futures of the reports of rows of kernels.catalogue, by (row, architecture), and the pool that they come from.
+    """Futures of {architecture: report} for rows of kernels.catalogue, by row, and the pool that they come from.
 
     In processes of their own, since NVVM compiles one kernel at a time in each. What would be contracted stands in
     the code that all architectures are compiled from: it is looked at on one of them.
     """
-    compared = COMPARED if COMPARED in architectures else architectures[0]
     pool = ProcessPoolExecutor(min(len(rows), os.cpu_count() or 1) or 1, multiprocessing.get_context("spawn"))
-    jobs = {}
-    for row in rows:
-        for arch in architectures:
-            jobs[row, arch] = pool.submit(_inspect_row, row.label, arch, with_code, arch == compared)
-    return jobs, pool
+    return {row: pool.submit(_inspect_row, row.label, architectures, with_code) for row in rows}, pool
 
 
-def _inspect_row(label, arch, with_code, compare):
+def _inspect_row(label, architectures, with_code):
     from .kernels.catalogue import ROWS
 
     row = next(row for row in ROWS if row.label == label)
-    return inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code, compare=compare)
+    compared = COMPARED if COMPARED in architectures else architectures[0]
+    return {
+        arch: inspect(row.kernel, arch, row.name, row.dtype, with_code=with_code, compare=arch == compared)
+        for arch in architectures
+    }
 
 
 def _contracted(code, apart):

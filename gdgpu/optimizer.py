@@ -33,10 +33,10 @@ class Optimizer:
 
     def __init__(self, params, lr, **hyper):
         self._tree, self.params, self.steps = Tree(params), params, 0
-        self._lr = _checked_lr("lr", lr)
+        self._lr = _checked_lr(lr)
         self.groups, self._views = [], []
-        for k, (part, name) in enumerate(self._tree.groups()):
-            group = self._new_group(k, part, name, hyper)
+        for k, (part, name) in enumerate(self._tree.parts):
+            group = self._new_group(k, part, hyper)
             views = [writable(view(array, label)) for label, array in leaves(part, name)]
             group.tensors = range(len(self._views), len(self._views) + len(views))
             self.groups.append(group)
@@ -47,7 +47,7 @@ class Optimizer:
         self._launches, self._version = {}, 0
         with on_device_of(self._views):
             self._state = [
-                [self._xp.full(v.shape, self._initial(group, n), accumulator(v.dtype)) for n in group.rule.state]
+                [self._xp.full(v.shape, self._initial(group), accumulator(v.dtype)) for _ in group.rule.state]
                 for v, group in zip(self._views, self._group_of, strict=True)
             ]
             members = {}
@@ -58,14 +58,14 @@ class Optimizer:
             }
             self._renew()
 
-    def _new_group(self, k, part, name, hyper):
+    def _new_group(self, k, part, hyper):
         options = self._tree.options(k)
         lr = options.pop("lr", None)
         for key in options:
             if key not in hyper:
                 raise ValueError(f"params[{k}]: expected the keys params, lr, {', '.join(hyper)}, got {key!r}")
         try:
-            return Group(self, part, name, lr if lr is None else _checked_lr("lr", lr), hyper | options)
+            return Group(self, part, lr if lr is None else _checked_lr(lr), hyper | options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"params[{k}]: {error}" if options or lr is not None else str(error)) from None
 
@@ -88,7 +88,7 @@ class Optimizer:
         self._assign_lr(self, value)
 
     def _assign_lr(self, holder, value):
-        old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr("lr", value)
+        old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr(value)
         try:
             with on_device_of(self._views):
                 self._renew()
@@ -106,8 +106,8 @@ class Optimizer:
     def _lr_of(self, group):
         return number("lr", group.lr(self.steps)) if callable(group.lr) else group.lr
 
-    def _initial(self, group, name):
-        """What a state begins with."""
+    def _initial(self, group):
+        """What states begin with."""
         return 0.0
 
     def _values(self, group, lr):
@@ -242,7 +242,7 @@ class Optimizer:
             "hyper": self.current(),
             "state": self._tree.each(self._state_of(group) for group in self.groups),
         }
-        carried = {f"{s.rule.name}/{s.sums}": s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
+        carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
         return saved | ({"carried": carried} if carried else {})
 
     def _state_of(self, group):
@@ -259,5 +259,5 @@ class Optimizer:
         restore(self, state_dict)
 
 
-def _checked_lr(name, value):
-    return value if callable(value) else number(name, value)
+def _checked_lr(value):
+    return value if callable(value) else number("lr", value)

@@ -99,10 +99,9 @@ def _group(optimizer, group, named_hyper, named_state):
 
 def _products(scalars, carried):
     """The running products of one rule and dtype."""
-    key = f"{scalars.rule.name}/{scalars.sums}"
-    expected = f"state_dict['carried']: expected {key!r} -> {scalars.carried.shape} finite numbers"
+    expected = f"state_dict['carried']: expected {scalars.key!r} -> {scalars.carried.shape} finite numbers"
     try:
-        rows = np.array(carried[key], np.float64)
+        rows = np.array(carried[scalars.key], np.float64)
     except (KeyError, TypeError, ValueError):
         raise ValueError(expected) from None
     if rows.shape != scalars.carried.shape or not np.isfinite(rows).all():

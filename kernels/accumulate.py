@@ -66,7 +66,7 @@ def add(nodes, G_at, stride, columns, weights, row, rows):
                 node += columns * SIZE
                 $add_below
                 full >>= SHIFT
-            $store_above
+            $store_sums
             $clear_lanes
         stop = min(rows, n + RADIX - (row & (RADIX - 1)))
         row += stop - n
@@ -130,7 +130,6 @@ def kernels(device, g_dtype, weighted=False):
         "load_sums": each("s{k} = load_sum(nodes, first_column + o{k})"),
         "clear_below": each(store + "zero)"),
         "add_below": each("s{k} = load_sum(node, first_column + o{k}) + s{k}"),
-        "store_above": each(store + "s{k})"),
         "clear_lanes": each("s{k} = zero"),
         "weights_array": "c_of = cuda.shared.array(RADIX, sum_type)" if weighted else "",
         "share_weights": SHARE_WEIGHTS if weighted else "",

@@ -1,12 +1,12 @@
 """What a GPU check found: its file, the limits that do not hold, and its tables on a terminal and in the README."""
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from rich.table import Table
+
+from gdgpu import files
 
 PEERS = ("torch", "torch_compile", "cupy")
 KEYS = ("device", "date", "versions", "copy_gbs", "rows", "host_us", "bits_equal", "sanitizer_findings")
@@ -36,16 +36,7 @@ def write(report, directory):
     """Put the report in its file in one piece: whoever reads, or kills the check, finds the old one or the new."""
     path = path_of(directory, report["device"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
-        os.chmod(temporary, 0o644)  # mkstemp's are its owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write_json(path, report)
     return path
 
 

@@ -76,7 +76,7 @@ def inspected(rows, architectures, with_code):
             job.result()
     finally:
         pool.shutdown(cancel_futures=True)
-    return [(row, job.result()) for (row, _), job in jobs.items()]
+    return [(row, report) for row, job in jobs.items() for report in job.result().values()]
 
 
 def shown(value):

@@ -18,6 +18,7 @@ import gdgpu
 from gdgpu import devices
 from gdgpu.kernels import fused, plan, rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
 
@@ -53,10 +54,6 @@ def to_device(array):
     held = xp.zeros(start + high - low, np.uint8)
     held[start:].set(np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8))
     return xp.ndarray(array.shape, array.dtype, held.data + (start + array.ctypes.data - low), strides=array.strides)
-
-
-def flags_of(rule):
-    return [tuple(zip(rule.flags, on, strict=True)) for on in itertools.product((False, True), repeat=len(rule.flags))]
 
 
 def special(n, dtype, seed):

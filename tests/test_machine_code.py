@@ -44,7 +44,7 @@ def reports(request):
 @pytest.mark.parametrize("arch", machine_code.ARCHITECTURES)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 def test_kernel(row, arch, reports):
-    report = reports[row, arch].result()
+    report = reports[row].result()[arch]
     assert report.code.having(FLOAT64) or row.dtype != "float64"  # the kernel for this dtype, and it was disassembled
     found = machine_code.check(report, row.limits)
     assert not found, "\n".join(found)
