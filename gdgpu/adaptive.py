@@ -27,10 +27,19 @@ class Adagrad(Optimizer):
     """
 
     def __init__(
-        self, params, lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False
+        self,
+        params,
+        lr=1e-2,
+        lr_decay=0,
+        weight_decay=0,
+        initial_accumulator_value=0,
+        eps=1e-10,
+        maximize=False,
+        **common,
     ):
         hyper = {"lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
-        super().__init__(params, lr, initial_accumulator_value=initial_accumulator_value, **hyper)
+        hyper["initial_accumulator_value"] = initial_accumulator_value
+        super().__init__(params, lr, hyper, **common)
 
     @staticmethod
     def _rule(lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
@@ -38,16 +47,10 @@ class Adagrad(Optimizer):
             "lr_decay": number("lr_decay", lr_decay),
             "initial_accumulator_value": number("initial_accumulator_value", initial_accumulator_value),
         }
-        return "adagrad", hyper, {"maximize": flag("maximize", maximize)}
+        return "adagrad" + "_decayed" * (lr_decay > 0), hyper, {"maximize": flag("maximize", maximize)}
 
-    def _initial(self, group):
+    def _initial(self, group, state):
         return group.hyper["initial_accumulator_value"]
-
-    def _values(self, group, lr):
-        return super()._values(group, lr / (1 + self.steps * group.hyper["lr_decay"]))
-
-    def _varies(self):
-        return super()._varies() or any(group.hyper["lr_decay"] for group in self.groups)
 
 
 class Adadelta(Optimizer):
@@ -60,8 +63,9 @@ class Adadelta(Optimizer):
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701, as in torch.optim.Adadelta.
     """
 
-    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False):
-        super().__init__(params, lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False, **common):
+        hyper = {"rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, lr, hyper, **common)
 
     @staticmethod
     def _rule(rho, eps, weight_decay, maximize):
@@ -83,10 +87,19 @@ class RMSprop(Optimizer):
     """
 
     def __init__(
-        self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False
+        self,
+        params,
+        lr=1e-2,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=0,
+        momentum=0,
+        centered=False,
+        maximize=False,
+        **common,
     ):
         hyper = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__(params, lr, **hyper, centered=centered, maximize=maximize)
+        super().__init__(params, lr, hyper | {"centered": centered, "maximize": maximize}, **common)
 
     @staticmethod
     def _rule(alpha, eps, weight_decay, momentum, centered, maximize):
@@ -101,6 +114,10 @@ class _Moments(Optimizer):
     """What has two betas, eps and weight_decay. family: the rule's name."""
 
     family = None
+
+    def __init__(self, params, lr, betas, eps, weight_decay, maximize, own=None, **common):
+        hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, lr, hyper | (own or {}), **common)
 
     def _rule(self, betas, eps, weight_decay, maximize):
         return self.family, _betas(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
@@ -120,9 +137,10 @@ class Adam(_Moments):
 
     family = "adam"
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False):
-        hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, lr, **hyper, amsgrad=amsgrad, maximize=maximize)
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False, **common
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, {"amsgrad": amsgrad}, **common)
 
     def _rule(self, betas, eps, weight_decay, amsgrad, maximize):
         own = {"amsgrad": flag("amsgrad", amsgrad)}
@@ -138,8 +156,10 @@ class AdamW(Adam):
 
     family = "adamw"
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False):
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False, **common
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, **common)
 
 
 class Adamax(_Moments):
@@ -153,8 +173,8 @@ class Adamax(_Moments):
 
     family = "adamax"
 
-    def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False, **common):
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, **common)
 
 
 class NAdam(_Moments):
@@ -170,10 +190,17 @@ class NAdam(_Moments):
     family = "nadam"
 
     def __init__(
-        self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum_decay=4e-3, maximize=False
+        self,
+        params,
+        lr=2e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0,
+        momentum_decay=4e-3,
+        maximize=False,
+        **common,
     ):
-        hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
-        super().__init__(params, lr, **hyper, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, {"momentum_decay": momentum_decay}, **common)
 
     def _rule(self, betas, eps, weight_decay, momentum_decay, maximize):
         momentum_decay = number("momentum_decay", momentum_decay)
@@ -193,8 +220,8 @@ class RAdam(_Moments):
 
     family = "radam"
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False, **common):
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, **common)
 
 
 class Lion(Optimizer):
@@ -207,8 +234,8 @@ class Lion(Optimizer):
     Source: Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2.
     """
 
-    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False):
-        super().__init__(params, lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False, **common):
+        super().__init__(params, lr, {"betas": betas, "weight_decay": weight_decay, "maximize": maximize}, **common)
 
     @staticmethod
     def _rule(betas, weight_decay, maximize):

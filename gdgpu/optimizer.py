@@ -31,7 +31,7 @@ class Optimizer:
     are not seen here: add their number to `steps`.
     """
 
-    def __init__(self, params, lr, **hyper):
+    def __init__(self, params, lr, hyper):
         self._tree, self.params, self.steps = Tree(params), params, 0
         self._lr = _checked_lr(lr)
         self.groups, self._views = [], []
@@ -47,16 +47,21 @@ class Optimizer:
         self._launches, self._version = {}, 0
         with on_device_of(self._views):
             self._state = [
-                [self._xp.full(v.shape, self._initial(group), accumulator(v.dtype)) for _ in group.rule.state]
+                [self._xp.full(v.shape, self._initial(group, n), accumulator(v.dtype)) for n in group.rule.state]
                 for v, group in zip(self._views, self._group_of, strict=True)
             ]
-            members = {}
-            for v, group in zip(self._views, self._group_of, strict=True):
-                members.setdefault((group.rule, accumulator(v.dtype)), {})[group] = None
-            self._scalars = {
-                key: Scalars(*key, list(groups), self.kernel_device, self._xp) for key, groups in members.items()
-            }
+            self._scalars = self._gather({})
             self._renew()
+
+    def _gather(self, held):
+        """The Scalars of each rule and dtype, those held where their groups are the same."""
+        members, gathered = {}, {}
+        for v, group in zip(self._views, self._group_of, strict=True):
+            members.setdefault((group.rule, accumulator(v.dtype)), {})[group] = None
+        for key, groups in members.items():
+            same = key in held and held[key].groups == list(groups)
+            gathered[key] = held[key] if same else Scalars(*key, list(groups), self.kernel_device, self._xp)
+        return gathered
 
     def _new_group(self, k, part, hyper):
         options = self._tree.options(k)
@@ -72,7 +77,7 @@ class Optimizer:
     def _check(self, **hyper):
         """(rule, hyperparameters, flags) of these arguments."""
         rule, hyper, flags = self._rule(**hyper)
-        return RULES[rule], hyper, flags
+        return RULES.get(rule, rule), hyper, flags
 
     @property
     def name(self):
@@ -106,23 +111,15 @@ class Optimizer:
     def _lr_of(self, group):
         return number("lr", group.lr(self.steps)) if callable(group.lr) else group.lr
 
-    def _initial(self, group):
-        """What states begin with."""
+    def _initial(self, group, state):
+        """What a state begins with."""
         return 0.0
-
-    def _values(self, group, lr):
-        """The hyperparameters that the rule sees in the next step, by name."""
-        return {"lr": lr} | group.hyper
-
-    def _varies(self):
-        """Whether the step after the next one may need others."""
-        return any(callable(group.lr) for group in self.groups)
 
     def _renew(self):
         """Take what was assigned. Functions of the step are called by the step that they are for."""
         rows = self._rows([0.0 if callable(group.lr) else group.lr for group in self.groups])
-        self._varying = self._varies()
-        if not any(callable(group.lr) for group in self.groups):
+        self._varying = any(callable(group.lr) for group in self.groups)
+        if not self._varying:
             self._put(rows)
 
     def _refresh(self):
@@ -130,7 +127,7 @@ class Optimizer:
 
     def _rows(self, rates):
         """What kernels read in the next step, checked; rates: the lr of each group."""
-        values = {group: self._values(group, lr) for group, lr in zip(self.groups, rates, strict=True)}
+        values = {group: {"lr": lr} | group.hyper for group, lr in zip(self.groups, rates, strict=True)}
         return [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
 
     def _put(self, rows):
@@ -226,8 +223,6 @@ class Optimizer:
             for run in runs:
                 run()
             self.steps += 1
-            if self._varying and self.steps == 1:  # what only the first step has is over
-                self._renew()
 
     @ranged
     def state_dict(self):

@@ -15,16 +15,9 @@ class SGD(Optimizer):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html
     """
 
-    def __init__(self, params, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False):
-        super().__init__(
-            params,
-            lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            maximize=maximize,
-        )
+    def __init__(self, params, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False, **common):
+        hyper = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(params, lr, hyper | {"nesterov": nesterov, "maximize": maximize}, **common)
 
     @staticmethod
     def _rule(momentum, dampening, weight_decay, nesterov, maximize):
@@ -36,16 +29,8 @@ class SGD(Optimizer):
         flags = {"nesterov": flag("nesterov", nesterov), "maximize": flag("maximize", maximize)}
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov: needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}")
-        return "sgd" if momentum else "gradient_descent", hyper, flags
-
-    def _values(self, group, lr):
-        values = super()._values(group, lr)
-        if self.steps == 0:
-            values["dampening"] = 0.0  # the first gradient enters the buffer whole
-        return values
-
-    def _varies(self):
-        return super()._varies() or (self.steps == 0 and any(group.hyper["dampening"] for group in self.groups))
+        name = "sgd" + "_dampened" * (dampening > 0) if momentum else "gradient_descent"
+        return name, hyper | {"rest": 1.0}, flags
 
 
 class Momentum(Optimizer):
@@ -58,8 +43,9 @@ class Momentum(Optimizer):
     Source: Polyak 1964, doi:10.1016/0041-5553(64)90137-5; nesterov as in Sutskever et al., ICML 2013.
     """
 
-    def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False):
-        super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, maximize=maximize)
+    def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False, **common):
+        hyper = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, lr, hyper, **common)
 
     @staticmethod
     def _rule(momentum, nesterov, weight_decay, maximize):

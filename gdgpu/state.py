@@ -8,8 +8,7 @@ from .checks import number
 
 def restore(optimizer, state_dict):
     """What Optimizer.load_state_dict does."""
-    carried = [s for s in optimizer._scalars.values() if s.rule.carried]
-    _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"} | ({"carried"} if carried else set()))
+    _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried"})
     if state_dict["optimizer"] != optimizer.name:
         raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
     steps = state_dict["steps"]
@@ -24,20 +23,22 @@ def restore(optimizer, state_dict):
             strict=True,
         )
     ]
-    products = [(s.carried, _products(s, state_dict["carried"])) for s in carried]
-    old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps
+    old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps, optimizer._scalars
     with on_device_of(optimizer._views):
         try:
             optimizer.steps = steps
             for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
                 group.assign(options)
+            optimizer._scalars = optimizer._gather(optimizer._scalars)
+            carried = [s for s in optimizer._scalars.values() if s.rule.carried]
+            products = [(s.carried, _products(s, state_dict.get("carried", {}))) for s in carried]
             _assign_lr(optimizer, [lr for _, lr, _ in groups])
             optimizer._renew()
         except BaseException:
             for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
                 group.assign(options)
                 group._lr = lr
-            _, optimizer._lr, optimizer.steps = old
+            _, optimizer._lr, optimizer.steps, optimizer._scalars = old
             raise
         for *_, copies in groups:
             for target, source in copies:
@@ -57,8 +58,8 @@ def _assign_lr(optimizer, values):
             holder._lr = lr
 
 
-def _keys(name, given, expected):
-    if not isinstance(given, dict) or given.keys() != set(expected):
+def _keys(name, given, expected, optional=()):
+    if not isinstance(given, dict) or given.keys() - set(optional) != set(expected):
         got = sorted(map(str, given)) if isinstance(given, dict) else type(given).__name__
         raise ValueError(f"{name}: expected a dict with the keys {sorted(expected)}, got {got}")
 
@@ -84,7 +85,7 @@ def _group(optimizer, group, named_hyper, named_state):
         rule = optimizer._check(**options)[0]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {error}") from None
-    if rule is not group.rule:
+    if rule.state != group.rule.state:
         raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
     copies = []
     for j, name in enumerate(rule.state):

@@ -19,6 +19,10 @@ def adagrad(w, g, sum, lr, eps, weight_decay, maximize):
     return fma(-lr, g / (sqrt(sum) + eps), w), sum
 
 
+def adagrad_step(t, lr, lr_decay):
+    return t + 1, lr / fma(t, lr_decay, 1)
+
+
 def adadelta(w, g, square_avg, acc_delta, lr, rho, rest, eps, weight_decay, maximize):
     if maximize:
         g = -g
@@ -160,11 +164,15 @@ _ADAMW = f"Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101; {_TORCH
 _POWERS = {"power1": 1.0, "power2": 1.0}
 
 ADAPTIVE = (
-    Rule(
-        adagrad,
-        state=("sum",),
-        flags=("maximize",),
-        reference=f"Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html; {_TORCH}Adagrad.html",
+    *(
+        Rule(
+            adagrad,
+            state=("sum",),
+            flags=("maximize",),
+            reference=f"Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html; {_TORCH}Adagrad.html",
+            **decayed,
+        )
+        for decayed in ({}, {"name": "adagrad_decayed", "step": adagrad_step, "given": ("lr",), "carried": {"t": 0.0}})
     ),
     Rule(
         adadelta,

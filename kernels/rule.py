@@ -19,7 +19,7 @@ class Rule:
 
     Its other parameters are scalars. Without a `step` function they are the hyperparameters. With one, those named in
     `given` are what it returns, in float64, after the `carried` ones (name -> value before the first step), once a
-    step: (*carried, *hyper) -> (*carried, *given).
+    step: (*carried, *hyper) -> (*carried, *given). A given one may have the name of a hyperparameter, and replaces it.
     """
 
     function: Callable
@@ -50,5 +50,5 @@ class Rule:
     @cached_property
     def hyper(self):
         """Names of the hyperparameters: scalars that the user gives, which may change from step to step."""
-        names = (*self.taken, *self.scalars)
-        return tuple(dict.fromkeys(n for n in names if n not in self.given and n not in self.carried))
+        taken = (n for n in self.taken if n not in self.carried)
+        return tuple(dict.fromkeys((*taken, *(n for n in self.scalars if n not in self.given))))

@@ -28,15 +28,22 @@ def heavy_ball(w, g, velocity, lr, momentum, weight_decay, nesterov, maximize):
     return w + velocity, velocity
 
 
-def sgd(w, g, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, maximize):
+def sgd(w, g, momentum_buffer, lr, momentum, rest, weight_decay, nesterov, maximize):
     if maximize:
         g = -g
     if weight_decay != 0:
         g = fma(weight_decay, w, g)
-    momentum_buffer = fma(momentum, momentum_buffer, (1 - dampening) * g)
+    momentum_buffer = fma(momentum, momentum_buffer, rest * g)
     if nesterov:
         return fma(-lr, fma(momentum, momentum_buffer, g), w), momentum_buffer
     return fma(-lr, momentum_buffer, w), momentum_buffer
+
+
+def sgd_step(t, dampening):
+    rest = 1.0
+    if t > 0:  # the first gradient enters the buffer whole
+        rest = 1 - dampening
+    return t + 1, rest
 
 
 RULES = {
@@ -50,11 +57,15 @@ RULES = {
             name="momentum",
             reference="Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Nesterov as in Sutskever et al. 2013",
         ),
-        Rule(
-            sgd,
-            state=("momentum_buffer",),
-            flags=("nesterov", "maximize"),
-            reference="torch.optim.SGD, https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html",
+        *(
+            Rule(
+                sgd,
+                state=("momentum_buffer",),
+                flags=("nesterov", "maximize"),
+                reference="torch.optim.SGD, https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html",
+                **dampened,
+            )
+            for dampened in ({}, {"name": "sgd_dampened", "step": sgd_step, "given": ("rest",), "carried": {"t": 0.0}})
         ),
         *ADAPTIVE,
     )

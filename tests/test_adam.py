@@ -79,7 +79,8 @@ def test_defaults_are_torchs():
     torch = pytest.importorskip("torch", reason="its defaults are the reference")
     theirs = inspect.signature(torch.optim.Adam).parameters
     for name, ours in inspect.signature(gdgpu.Adam).parameters.items():
-        assert ours.default == theirs[name].default
+        if name != "common":  # the keywords that all of ours have
+            assert ours.default == theirs[name].default
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -92,25 +92,17 @@ def test_a_change_while_a_graph_is_recorded_is_refused_and_forgotten(xp):
     assert np.array_equal(buffer.held, [1, 2, 3])
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "steps"),
-    [
-        (lambda w: gdgpu.SGD(w, lambda step: 0.1), 3),
-        (lambda w: gdgpu.SGD(w, 0.1, momentum=0.9, dampening=0.5), 0),
-    ],
-    ids=("lr a function", "the first step differs"),
-)
-def test_a_step_that_a_graph_would_get_wrong_is_refused(optimizer, steps, monkeypatch):
+def test_a_step_that_a_graph_would_get_wrong_is_refused(monkeypatch):
     w = np.ones(3)
-    optimizer = optimizer(w)
+    optimizer = gdgpu.SGD(w, lambda step: 0.1)
     run = optimizer.bind(np.ones(3))
-    for _ in range(steps):
+    for _ in range(3):
         run()
     before = w.copy()
     monkeypatch.setattr("gdgpu.optimizer.capturing", lambda xp: True)
     with pytest.raises(RuntimeError, match="CUDA graph"):
         run()
-    assert (w == before).all() and optimizer.steps == steps
+    assert (w == before).all() and optimizer.steps == 3
     monkeypatch.undo()
     run()
     assert optimizer.steps == steps + 1
