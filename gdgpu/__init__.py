@@ -21,6 +21,8 @@ _HOME = {
     "NAdam": "adaptive",
     "RAdam": "adaptive",
     "Lion": "adaptive",
+    "LARS": "layerwise",
+    "LAMB": "layerwise",
     "flatten": "flat",
     "fma": "kernels.scalars",
     "sqrt": "kernels.scalars",

@@ -4,7 +4,7 @@ from .checks import flag, number
 from .optimizer import Optimizer
 
 
-def _betas(betas):
+def betas_of(betas):
     """The two betas as a rule takes them, with what they leave to the new value, rounded once from float64."""
     if not isinstance(betas, list | tuple) or len(betas) != 2:
         raise TypeError(f"betas: expected two numbers, got {betas!r}")
@@ -12,7 +12,7 @@ def _betas(betas):
     return {"beta1": beta1, "beta2": beta2, "rest1": 1 - beta1, "rest2": 1 - beta2}
 
 
-def _positive(eps, weight_decay):
+def positive(eps, weight_decay):
     return {"eps": number("eps", eps), "weight_decay": number("weight_decay", weight_decay)}
 
 
@@ -43,7 +43,7 @@ class Adagrad(Optimizer):
 
     @staticmethod
     def _rule(lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
-        hyper = _positive(eps, weight_decay) | {
+        hyper = positive(eps, weight_decay) | {
             "lr_decay": number("lr_decay", lr_decay),
             "initial_accumulator_value": number("initial_accumulator_value", initial_accumulator_value),
         }
@@ -70,7 +70,7 @@ class Adadelta(Optimizer):
     @staticmethod
     def _rule(rho, eps, weight_decay, maximize):
         rho = number("rho", rho, high=1, high_is_open=True)
-        hyper = {"rho": rho, "rest": 1 - rho} | _positive(eps, weight_decay)
+        hyper = {"rho": rho, "rest": 1 - rho} | positive(eps, weight_decay)
         return "adadelta", hyper, {"maximize": flag("maximize", maximize)}
 
 
@@ -107,7 +107,7 @@ class RMSprop(Optimizer):
         hyper = {"alpha": alpha, "rest": 1 - alpha, "momentum": number("momentum", momentum, high=1, high_is_open=True)}
         flags = {"centered": flag("centered", centered), "maximize": flag("maximize", maximize)}
         name = "rmsprop" + "_centered" * centered + "_momentum" * (hyper["momentum"] > 0)
-        return name, hyper | _positive(eps, weight_decay), flags
+        return name, hyper | positive(eps, weight_decay), flags
 
 
 class _Moments(Optimizer):
@@ -120,7 +120,7 @@ class _Moments(Optimizer):
         super().__init__(params, lr, hyper | (own or {}), **common)
 
     def _rule(self, betas, eps, weight_decay, maximize):
-        return self.family, _betas(betas) | _positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
+        return self.family, betas_of(betas) | positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
 
 
 class Adam(_Moments):
@@ -239,5 +239,5 @@ class Lion(Optimizer):
 
     @staticmethod
     def _rule(betas, weight_decay, maximize):
-        hyper = _betas(betas) | {"weight_decay": number("weight_decay", weight_decay)}
+        hyper = betas_of(betas) | {"weight_decay": number("weight_decay", weight_decay)}
         return "lion", hyper, {"maximize": flag("maximize", maximize)}

@@ -9,6 +9,7 @@ from . import __version__
 from .options import MODELS, OPTIMIZERS, Options
 
 _DEFAULT = Options()
+_MOMENTA = ", ".join(f"{name} {o.defaults['momentum']:g}" for name, o in OPTIMIZERS.items() if "momentum" in o.defaults)
 
 
 def main(args=None):
@@ -83,9 +84,10 @@ def cli(context):
 @click.option(
     "--lr",
     type=float,
-    help="Learning rate; by default from the scale of the features, the batch size and the momentum.",
+    help="Learning rate; by default what suits the optimizer: of sgd, momentum and nesterov from the scale of the "
+    "features, the batch size and the momentum.",
 )
-@click.option("--momentum", type=float, help="By default 0 for sgd, else 0.9.")
+@click.option("--momentum", type=float, help=f"By default {_MOMENTA}; the others take none.")
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, help="In all, the resumed ones included.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, help="Of the split and of the shuffles.")
 @click.option("--device", metavar="auto|cpu|cuda", help="By default GDGPU_DEVICE, or auto.")

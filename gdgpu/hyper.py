@@ -7,6 +7,11 @@ from .kernels.buffers import Buffer, address_of
 from .kernels.memory import itemsize
 
 
+def counting(device, around):
+    """The call that counts a step and does nothing else."""
+    return advance.launcher(device, advance.kernel(device, None, "float32"), 0, 0, 0, 1, around, 1)
+
+
 class Scalars:
     """The scalars of one rule for the groups that use it, in the dtype `sums`; their addresses never change.
 
@@ -19,15 +24,17 @@ class Scalars:
         rows = len(groups)
         shape = (rows, len(rule.hyper))
         self.values = Buffer(xp, np.zeros(shape, "float64" if rule.step else sums))
-        self.carried = self.advance = None
-        self.address = self.values.address
+        self.device, self.carried, self.address = device, None, self.values.address
         if rule.step:
             self.carried = xp.asarray(advance.initial(rule, rows))
             self.scalars = xp.zeros((rows, len(rule.scalars)), sums)
             self.address = address_of(self.scalars)
-            kernel = advance.kernel(device, rule, sums)
-            at = (self.values.address, address_of(self.carried), self.address)
-            self.advance = advance.launcher(device, kernel, *at, rows)
+
+    def advance(self, around, counts):
+        """The call that makes the scalars of the next step. around, counts: as kernels.advance has them."""
+        kernel = advance.kernel(self.device, self.rule, self.sums)
+        at = self.values.address, address_of(self.carried), self.address
+        return advance.launcher(self.device, kernel, *at, len(self.groups), around, int(counts))
 
     @property
     def key(self):

@@ -1,82 +1,199 @@
-"""What an optimizer launches for the tensors of one rule and combination of dtypes, laid out once."""
+"""What an optimizer launches in a step, laid out once for each combination of rule and dtypes."""
 
 import numpy as np
 
-from .arrays import disjoint, on_device_of, samples
-from .kernels import fused, update
+from .arrays import disjoint, kernel_device, on_device_of, samples, view, writable
+from .extras import NOTHING, Around
+from .hyper import counting
+from .kernels import fused, norms, reduce, update
 from .kernels.buffers import Buffer, address_of
+from .kernels.fields import CODED, Fields
 from .kernels.memory import accumulator, itemsize
 from .kernels.reducer import Job, Reduction
+from .norms import Norms
 from .ranges import ranged
 from .reduction import scale_of
 
 
+class Launches:
+    """The launches of an optimizer's steps, kept between them."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.kept = optimizer, {}
+        self.around = Around(optimizer._xp, "float32")
+
+    def prepare(self, gradients, extras=NOTHING):
+        """The calls of a step with gradients that are in memory: all checked and laid out before any runs."""
+        self.extras = extras  # which owns what launches read
+        held = [v for v in (extras.grad_scale, extras.found_inf) if v]
+        parts = self._parts(Step, gradients, extras.options, held)
+        clip, clips = None, []
+        if extras.clip_norm is not None and parts:
+            clip = self._get("clip", lambda: _joint(self.optimizer))
+            clips = [launch.clips(clip, last=launch is parts[-1][0]) for launch, _ in parts]
+        updates = [launch.prepare(part, extras, clip) for launch, part in parts]
+        return [*self._advances(parts, extras), *(run for some in (*clips, *updates) for run in some)]
+
+    def prepare_samples(self, G, weights, count, reduction):
+        """The calls of a step with per-sample gradients. weights: dtype -> array, or None."""
+        held = [view(array, "weights") for array in (weights or {}).values()]
+        parts = self._parts(_samples, G, (), held)
+        updates = [launch.prepare(part, weights, count, reduction) for launch, part in parts]
+        return [*self._advances(parts, NOTHING), *(run for some in updates for run in some)]
+
+    def _parts(self, kind, gradients, options, held):
+        """(launch, its gradients) for each combination of kernel and dtypes (of w, of g)."""
+        optimizer, members, parts = self.optimizer, {}, []
+        if optimizer._views:
+            kernel_device([optimizer._views[0], *gradients, *held])
+        for k, (group, w, g) in enumerate(zip(optimizer._group_of, optimizer._views, gradients, strict=True)):
+            members.setdefault((group.kernel, w.dtype, g.dtype), []).append(k)
+        for (kernel, w_dtype, g_dtype), tensors in members.items():
+            key = kind, kernel, w_dtype, g_dtype, options, tuple(tensors)
+            launch = self._get(key, lambda key=key: kind(optimizer, key[-1], key[3], key[4]))
+            part = [gradients[k] for k in tensors]
+            launch.check(part, held)
+            parts.append((launch, part))
+        return parts
+
+    def _get(self, key, make):
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def _advances(self, parts, extras):
+        """What makes the scalars of the step, and counts it where only the device knows whether it is taken."""
+        clock, around = self.optimizer._clock, 0
+        if clock is not None:
+            self.around.set(extras, address_of(clock))
+            around = self.around.address
+        runs, counts = [], around != 0
+        for scalars in dict.fromkeys(launch.scalars for launch, _ in parts):
+            if scalars.rule.step:
+                runs.append(self._get((scalars, counts), lambda s=scalars, c=counts: s.advance(around, c)))
+                counts = False
+        if counts:
+            runs.append(self._get("count", lambda: counting(self.optimizer.kernel_device, around)))
+        return runs
+
+
+def _joint(optimizer):
+    """The norm of all gradients together."""
+    sizes, sums = [w.size for w in optimizer._views], accumulator(optimizer._views[0].dtype)
+    return Norms(optimizer.kernel_device, optimizer._xp, sums, sizes, joint=True)
+
+
 class _Launch:
-    def __init__(self, optimizer, tensors, g_dtype):
-        self.g_dtype, self.device = g_dtype, optimizer.kernel_device
+    def __init__(self, optimizer, tensors, g_dtype, options):
+        self.optimizer, self.tensors, self.g_dtype = optimizer, tensors, g_dtype
+        self.device, self.xp = optimizer.kernel_device, optimizer._xp
         self.views = [optimizer._views[k] for k in tensors]
+        self.sizes = [w.size for w in self.views]
         self.sums = accumulator(g_dtype)
         groups = [optimizer._group_of[k] for k in tensors]
         self.rule, self.flags = groups[0].kernel
         self.scalars = optimizer._scalars[self.rule, self.sums]
         rows = {group: self.scalars.row(group) for group in dict.fromkeys(groups)}
+        states = zip(*([state.address for state in optimizer._state[k]] for k in tensors), strict=True)
         # the addresses of each tensor's scalars, of w and its states, which never move
-        held = zip(groups, self.views, (optimizer._state[k] for k in tensors), strict=True)
-        self.fixed = [(rows[group], w.address, *map(address_of, state)) for group, w, state in held]
-        self.dtypes = (self.views[0].dtype, *[self.sums] * len(self.rule.state))
-        self._disjoint_from = None
+        self.fixed = {"hyper": [rows[group] for group in groups], "w": [w.address for w in self.views]}
+        self.fixed |= dict(zip(self.rule.states, states, strict=bool(tensors)))
+        self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
+        rounds = any(d in CODED or itemsize(d) == 2 for d in self.dtypes)
+        self.options = (*options, *["at_random"] * (rounds and optimizer.rounding == "stochastic"))
+        self._seen = None
 
-    def check(self, optimizer, read):
-        """What is read must not lie in the parameters; asked again only when an address changed."""
-        where = [(v.address, v.shape, v.strides) for v in read]
-        if where != self._disjoint_from:
-            disjoint(optimizer._views, read)
-            self._disjoint_from = where
+    def check(self, gradients, read):
+        """What is read must not lie in what is written; asked again only when something moved."""
+        where = [(v.address, v.shape, v.strides) for v in (*gradients, *read)]
+        if where != self._seen:
+            written, read = (gradients, read) if "zeroed" in self.options else ([], [*gradients, *read])
+            disjoint([*self.optimizer._views, *map(writable, written)], read)
+            self._seen = where
 
 
 class Step(_Launch):
-    """Update with gradients that are in memory."""
+    """Update with gradients that are in memory. A rule with norms has its first phase before."""
 
-    def __init__(self, optimizer, tensors, g_dtype):
-        super().__init__(optimizer, tensors, g_dtype)
-        dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
-        kernel = update.kernel(self.device, self.rule, self.flags, dtypes)
-        plan = update.plan(self.device, [w.size for w in self.views])
-        rows = [
-            (w.size, scalars, at, 0, *states) for w, (scalars, at, *states) in zip(self.views, self.fixed, strict=True)
-        ]
-        self.rows = np.array(rows, np.int64)
-        self.table, self.items = Buffer(optimizer._xp, self.rows), Buffer(optimizer._xp, plan.items)
-        element = sum(map(itemsize, dtypes)) + sum(map(itemsize, self.dtypes))
-        nbytes = sum(w.size for w in self.views) * element
-        self.run = update.launcher(self.device, kernel, self.table, self.items, plan.chunk, nbytes)
+    def __init__(self, optimizer, tensors, g_dtype, options):
+        super().__init__(optimizer, tensors, g_dtype, options)
+        self.kernel = self.rule, self.flags, (self.dtypes[0], g_dtype, *self.dtypes[1:]), self.options
+        fields = Fields(*self.kernel[:1], self.kernel[2], dict(self.flags), self.options)
+        plan = update.plan(self.device, self.sizes)
+        phase = Norms(self.device, self.xp, self.sums, self.sizes, joint=False) if self.rule.norm else None
+        columns = self.fixed | {"g": [0] * len(tensors), "key": [optimizer._keys[k] for k in tensors]}
+        if phase:
+            columns["norms"] = [phase.address(k) for k in range(len(tensors))]
+        self.rows = np.array([self.sizes, *(columns[n] for n in fields.columns)], np.int64).T.copy()
+        self.g_column = 1 + fields.columns.index("g")
+        self.table, self.items = Buffer(self.xp, self.rows), Buffer(self.xp, plan.items)
+        self.around = Around(self.xp, self.sums) if self.options else None
+        at, self.nbytes = self.around.address if self.options else 0, sum(self.sizes) * fields.element_bytes
+        self.runs = []
+        if phase:
+            module = norms.kernels(self.device, *self.kernel)
+            self.runs += phase.launches(module, self.table, range(len(tensors)), at, self.nbytes, last=True)
+        compiled = update.kernel(self.device, *self.kernel)
+        self.runs.append(update.launcher(self.device, compiled, self.table, self.items, plan.chunk, self.nbytes, at))
 
-    def prepare(self, grads, weights):
-        """Lay out; returns the call that launches. A gradient is not weighted any more: weights is None."""
-        self.rows[:, 3] = [g.address for g in grads]
+    def prepare(self, gradients, extras=NOTHING, clip=None):
+        """Lay out; returns the calls that launch."""
+        self.rows[:, self.g_column] = [g.address for g in gradients]
         self.table.set(self.rows)
-        return self.run
+        if self.around:
+            clock = self.optimizer._clock
+            self.around.set(extras, 0 if clock is None else address_of(clock), clip)
+        return self.runs
+
+    def clips(self, clip, last):
+        """The calls that add these gradients to the norm of all."""
+        module = norms.kernels(self.device, *self.kernel, joint=True)
+        return clip.launches(module, self.table, self.tensors, self.around.address, self.nbytes, last)
 
 
 class Samples(_Launch):
-    """Reduce per-sample gradients and update."""
+    """Reduce per-sample gradients and update, in one launch."""
 
-    def __init__(self, optimizer, tensors, g_dtype):
-        super().__init__(optimizer, tensors, g_dtype)
-        self.reduction = Reduction(self.device, optimizer._xp, self._kernel)
-        self.columns = tuple(w.size for w in self.views)
+    def __init__(self, optimizer, tensors, g_dtype, options):
+        super().__init__(optimizer, tensors, g_dtype, options)
+        self.reduction = Reduction(self.device, self.xp, self._kernel)
+        names = ("hyper", "w", *self.rule.states)
+        self.targets = list(zip(*(self.fixed[n] for n in names), strict=True))
 
     def _kernel(self, device, g_dtype, weighted):
         return fused.kernel(device, self.rule, self.flags, self.dtypes, g_dtype, weighted)
 
     def prepare(self, G, weights, count, reduction):
-        """Lay out; returns the call that launches. weights: dtype -> array, or None."""
+        """Lay out; returns the calls that launch. weights: dtype -> array, or None."""
         matrices = [(g.address, samples(g)[2]) for g in G]
-        scale = scale_of(reduction, count)
         at = 0 if weights is None else address_of(weights[self.sums])
-        job = Job(self.g_dtype, count, self.columns, matrices, self.fixed, scale, at)
+        job = Job(self.g_dtype, count, tuple(self.sizes), matrices, self.targets, scale_of(reduction, count), at)
         run = self.reduction.prepare(job)
-        return lambda held=weights: run()  # the weights must outlive the launch
+        return [lambda held=weights: run()]  # the weights must outlive the launch
+
+
+class ReducedSamples(Samples):
+    """The same in two launches, where an update needs more than an element: norms, scales of codes, random bits."""
+
+    def __init__(self, optimizer, tensors, g_dtype, options):
+        super().__init__(optimizer, tensors, g_dtype, options)
+        self.gradients = [self.xp.empty(w.shape, self.sums) for w in self.views]
+        self.targets = [(address_of(g),) for g in self.gradients]
+        self.step = Step(optimizer, tensors, self.sums, options)
+
+    def _kernel(self, device, g_dtype, weighted):
+        return reduce.kernel(device, g_dtype, weighted)
+
+    def prepare(self, G, weights, count, reduction):
+        """Lay out; returns the calls that launch."""
+        gradients = [view(g, "g") for g in self.gradients]
+        return [*super().prepare(G, weights, count, reduction), *self.step.prepare(gradients)]
+
+
+def _samples(optimizer, tensors, g_dtype, options):
+    launch = Samples(optimizer, tensors, g_dtype, options)
+    needs_more = launch.rule.norm or launch.options or any(d in CODED for d in launch.dtypes)
+    return ReducedSamples(optimizer, tensors, g_dtype, options) if needs_more else launch
 
 
 class Bound:
@@ -88,7 +205,8 @@ class Bound:
 
     def _prepare(self):
         with on_device_of(self._optimizer._views):
-            self._runs = self._lay_out()
+            self._launches = Launches(self._optimizer)  # which own the memory that the runs work in
+            self._runs = self._lay_out(self._launches)
         self._version = self._optimizer._version
 
     @ranged

@@ -1,18 +1,19 @@
 """What every optimizer has: parameters updated in place, one fused launch a step for each combination of dtypes."""
 
-from functools import partial
-
 import numpy as np
 
+from . import interchange, storage
 from .arrays import contiguous, disjoint, kernel_device, leaves, like, on_device_of, view, writable
-from .checks import number, one_of
+from .checks import count, flag, number, one_of
 from .devices import capturing
+from .extras import Extras
 from .groups import Group, Tree
 from .hyper import Scalars
 from .kernels.memory import accumulator
+from .kernels.rule import KEPT, keeping
 from .kernels.rules import RULES
 from .kernels.threads import uninterrupted
-from .launches import Bound, Samples, Step
+from .launches import Bound, Launches
 from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
 from .state import restore
@@ -31,9 +32,14 @@ class Optimizer:
     are not seen here: add their number to `steps`.
     """
 
-    def __init__(self, params, lr, hyper):
-        self._tree, self.params, self.steps = Tree(params), params, 0
+    def __init__(self, params, lr, hyper, *, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
+        self._tree, self.params, self._steps = Tree(params), params, 0
         self._lr = _checked_lr(lr)
+        self._kept = tuple(name for name, on in zip(KEPT, (flag("master", master), ema is not None), strict=True) if on)
+        ema = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
+        self._common = {"ema_decay": ema, "ema_rest": 1 - ema}
+        self.state_dtype = one_of("state_dtype", state_dtype, (None, *storage.DTYPES))
+        self.rounding, self.seed = one_of("rounding", rounding, ("nearest", "stochastic")), count("seed", seed)
         self.groups, self._views = [], []
         for k, (part, name) in enumerate(self._tree.parts):
             group = self._new_group(k, part, hyper)
@@ -44,14 +50,37 @@ class Optimizer:
         self.kernel_device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         disjoint(self._views)
         self._group_of = [group for group in self.groups for _ in group.tensors]
-        self._launches, self._version = {}, 0
+        for v, group in zip(self._views, self._group_of, strict=True):
+            self._check_storage(v, group.rule)
+        seeds = np.random.SeedSequence(self.seed).generate_state(len(self._views), np.uint64)
+        self._keys = seeds.view(np.int64).tolist()
+        self._version = 0
         with on_device_of(self._views):
             self._state = [
-                [self._xp.full(v.shape, self._initial(group, n), accumulator(v.dtype)) for n in group.rule.state]
+                [self._new_state(v, group, name) for name in group.rule.states]
                 for v, group in zip(self._views, self._group_of, strict=True)
             ]
+            self._clock = self._xp.zeros(1, np.int64) if self.rounding == "stochastic" else None
+            self._launches = Launches(self)
             self._scalars = self._gather({})
             self._renew()
+
+    def _check_storage(self, v, rule):
+        if "master" in self._kept and v.itemsize != 2:
+            raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
+        if self.state_dtype in ("bfloat16", "uint8") and accumulator(v.dtype) != "float32":
+            raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
+        if self.state_dtype == "uint8" and rule.early:
+            raise ValueError(f"state_dtype: {self.name} keeps its state in float32 or bfloat16, got 'uint8'")
+
+    def _new_state(self, v, group, name):
+        stored = storage.stored_as(group.rule, name, self.state_dtype, v.dtype)
+        state = storage.State(self.kernel_device, self._xp, v.shape, stored, accumulator(v.dtype))
+        if name in KEPT:
+            state.set(v)
+        elif initial := self._initial(group, name):
+            state.set(view(self._xp.full(v.shape, initial, accumulator(v.dtype)), name))
+        return state
 
     def _gather(self, held):
         """The Scalars of each rule and dtype, those held where their groups are the same."""
@@ -77,7 +106,7 @@ class Optimizer:
     def _check(self, **hyper):
         """(rule, hyperparameters, flags) of these arguments."""
         rule, hyper, flags = self._rule(**hyper)
-        return RULES.get(rule, rule), hyper, flags
+        return keeping(RULES.get(rule, rule), self._kept), hyper, flags
 
     @property
     def name(self):
@@ -100,6 +129,25 @@ class Optimizer:
         except BaseException:
             holder._lr = old
             raise
+
+    @property
+    def steps(self):
+        """Completed steps. Where steps may be skipped, or are counted on a GPU, this waits for it."""
+        return self._steps if self._clock is None else int(self._clock[0])
+
+    @steps.setter
+    def steps(self, value):
+        if self._clock is None:
+            self._steps = value
+        else:
+            self._clock[...] = value
+
+    @property
+    def ema(self):
+        """The moving averages of the weights, in the structure of params: the arrays themselves."""
+        if "ema" not in self._kept:
+            raise AttributeError(f"{self.name} was made without ema")
+        return self._tree.like([held[self._kept.index("ema")].held for held in self._state])
 
     def current(self):
         """The hyperparameters of the next step, as the constructor names them; of groups, a list of these."""
@@ -127,7 +175,7 @@ class Optimizer:
 
     def _rows(self, rates):
         """What kernels read in the next step, checked; rates: the lr of each group."""
-        values = {group: {"lr": lr} | group.hyper for group, lr in zip(self.groups, rates, strict=True)}
+        values = {group: {"lr": lr} | self._common | group.hyper for group, lr in zip(self.groups, rates, strict=True)}
         return [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
 
     def _put(self, rows):
@@ -135,16 +183,25 @@ class Optimizer:
             scalars.values.set(array)
 
     @ranged
-    def step(self, grads):
+    def step(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
         """Update the parameters with a gradient: w, *state <- rule(w, g, *state).
 
         grads: arrays in the structure and shapes of params, C-contiguous, on their device; a gradient's dtype may
         be narrower than its parameter's (float16 for float32), but not float64 for a smaller one or the reverse.
+
+        Keywords, all in the same pass but for clip_norm, which takes one launch more:
+        grad_scale: a number > 0; g / grad_scale is used. clip_value: each element of g is then put between -clip_value
+        and clip_value. clip_norm: g is then multiplied by min(1, clip_norm / n), n the norm of all gradients together;
+        a norm that is not finite gives weights that are not. found_inf: where it is 1 (True), the step is skipped and
+        no bit of parameters and state changes. zero_grads: gradients are 0 afterwards, also of a step that is skipped.
+        grad_scale and found_inf may be arrays of one float32 on the device, read when the step runs.
+
         Raises ValueError or TypeError before anything is touched.
         """
         grads = self._grads(grads)
         with on_device_of(self._views):
-            self._take(self._prepare(Step, self._launches, grads))
+            extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
+            self._take(self._launches.prepare(grads, extras))
 
     @ranged
     def step_samples(self, G, weights=None, reduction="mean"):
@@ -152,17 +209,21 @@ class Optimizer:
 
         g = 1/B * sum_n c_n G[n] ("mean"; "sum" leaves 1/B out; no weights: c_n = 1). G: arrays (B, *shape) in the
         structure of params, any row stride, each sample C-contiguous. weights: (B,), cast to the accumulator's dtype.
-        B = 0: g = 0, and the step is taken. Raises ValueError or TypeError before anything is touched.
+        B = 0: g = 0, and the step is taken. Rules with norms, 8-bit state and rounding at random take two passes.
+        Raises ValueError or TypeError before anything is touched.
         """
-        G, count = self._samples(G, reduction)
+        G, number_of = self._samples(G, reduction)
         with on_device_of(self._views):
-            held = cast_weights(weights, count, G, self._xp)
-            self._take(self._prepare(Samples, self._launches, G, held, count, reduction))
+            held = cast_weights(weights, number_of, G, self._xp)
+            self._take(self._launches.prepare_samples(G, held, number_of, reduction))
 
     @ranged
-    def bind(self, grads):
+    def bind(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
         """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor."""
-        return self._bound(Step, self._grads(grads))
+        grads = self._grads(grads)
+        with on_device_of(self._views):
+            extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
+        return Bound(self, lambda launches: launches.prepare(grads, extras))
 
     @ranged
     def bind_samples(self, G, weights=None, reduction="mean"):
@@ -170,8 +231,17 @@ class Optimizer:
 
         weights must be what kernels read: C-contiguous, on the device, of the accumulator's dtype.
         """
-        G, count = self._samples(G, reduction)
-        return self._bound(Samples, G, bound_weights(weights, count, G), count, reduction)
+        G, number_of = self._samples(G, reduction)
+        held = bound_weights(weights, number_of, G)
+        return Bound(self, lambda launches: launches.prepare_samples(G, held, number_of, reduction))
+
+    def _extras(self, *asked):
+        """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
+        extras = Extras(self, *asked)
+        if "found" in extras.options and self._clock is None:
+            self._clock = self._xp.full(1, self._steps, np.int64)
+            self._version += 1
+        return extras
 
     def _grads(self, grads):
         grads = [view(array, name) for name, array in self._tree.matching(grads, "grads")]
@@ -185,33 +255,6 @@ class Optimizer:
         one_of("reduction", reduction, REDUCTIONS)
         return batch_views(self._tree.matching(G, "G"), self._views)
 
-    def _bound(self, *args):
-        return Bound(self, partial(self._prepare, args[0], {}, *args[1:]))
-
-    def _prepare(self, kind, launches, gradients, weights=None, *args):
-        """Check, compile and lay out every launch, before any runs: the step happens whole or not at all."""
-        held = [view(array, "weights") for array in (weights or {}).values()]
-        if self._views:
-            kernel_device([self._views[0], *gradients, *held])
-        advances, runs = {}, []
-        for key, tensors in self._combinations(gradients):
-            launch = launches.get((kind, key, tensors))
-            if launch is None:
-                launch = launches[kind, key, tensors] = kind(self, tensors, key[-1])
-            part = [gradients[k] for k in tensors]
-            launch.check(self, [*part, *held])
-            runs.append(launch.prepare(part, weights, *args))
-            if launch.scalars.advance:
-                advances[launch.scalars] = launch.scalars.advance
-        return [*advances.values(), *runs]
-
-    def _combinations(self, gradients):
-        """The tensors of each combination of kernel and dtypes (of w, of g)."""
-        members = {}
-        for k, (group, w, g) in enumerate(zip(self._group_of, self._views, gradients, strict=True)):
-            members.setdefault((group.kernel, w.dtype, g.dtype), []).append(k)
-        return [(key, tuple(tensors)) for key, tensors in members.items()]
-
     def _take(self, runs):
         if self._varying:
             if capturing(self._xp):
@@ -222,14 +265,18 @@ class Optimizer:
         with uninterrupted():
             for run in runs:
                 run()
-            self.steps += 1
+            if self._clock is None:
+                self._steps += 1
 
     @ranged
-    def state_dict(self):
+    def state_dict(self, torch=False):
         """{"optimizer", "steps", "hyper", "state"}: plain values, and copies of the state arrays.
 
         state: name -> arrays in the structure of params; hyper holds the lr of the next step. Of groups both are lists,
         one a group. Rules with running products add "carried": dtype -> rows of them, a group each.
+
+        torch: instead what load_state_dict of torch.optim's optimizer of the same name takes: {"state", "param_groups"}
+        of torch tensors, without master weights and averages. ValueError where there is none.
         """
         saved = {
             "optimizer": self.name,
@@ -238,20 +285,22 @@ class Optimizer:
             "state": self._tree.each(self._state_of(group) for group in self.groups),
         }
         carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
-        return saved | ({"carried": carried} if carried else {})
+        saved |= {"carried": carried} if carried else {}
+        return interchange.to_torch(self, saved) if flag("torch", torch) else saved
 
     def _state_of(self, group):
         held = [self._state[k] for k in group.tensors]
-        return {name: like(group.params, [h[j].copy() for h in held]) for j, name in enumerate(group.rule.state)}
+        return {name: like(group.params, [h[j].get() for h in held]) for j, name in enumerate(group.rule.states)}
 
     @ranged
     def load_state_dict(self, state_dict):
-        """Continue from a state_dict of the same optimizer over parameters of the same shapes.
+        """Continue from a state_dict of the same optimizer, ours or torch.optim's, over parameters of the same shapes.
 
         Hyperparameters come from it too, but a function assigned to lr stays. Raises ValueError or TypeError
         naming what differs, before anything is touched.
         """
-        restore(self, state_dict)
+        torchs = interchange.is_torchs(state_dict)
+        restore(self, interchange.from_torch(self, state_dict) if torchs else state_dict)
 
 
 def _checked_lr(value):

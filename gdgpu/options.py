@@ -30,6 +30,17 @@ OPTIMIZERS = {
     "sgd": Optimizer("SGD", {}, {"momentum": 0.0}),
     "momentum": Optimizer("Momentum", {}, {"momentum": 0.9}),
     "nesterov": Optimizer("Momentum", {"nesterov": True}, {"momentum": 0.9}),
+    "adagrad": Optimizer("Adagrad", {}, {"lr": 0.1}),
+    "rmsprop": Optimizer("RMSprop", {}, {"lr": 0.003, "momentum": 0.0}),
+    "adadelta": Optimizer("Adadelta", {}, {"lr": 1.0}),
+    "adam": Optimizer("Adam", {}, {"lr": 0.003}),
+    "adamw": Optimizer("AdamW", {}, {"lr": 0.003}),
+    "adamax": Optimizer("Adamax", {}, {"lr": 0.005}),
+    "nadam": Optimizer("NAdam", {}, {"lr": 0.002}),
+    "radam": Optimizer("RAdam", {}, {"lr": 0.005}),
+    "lion": Optimizer("Lion", {}, {"lr": 0.0005}),
+    "lars": Optimizer("LARS", {}, {"lr": 0.5, "momentum": 0.9}),
+    "lamb": Optimizer("LAMB", {}, {"lr": 0.005}),
 }
 
 

@@ -4,6 +4,9 @@ import numpy as np
 
 from .arrays import matching, on_device_of, view
 from .checks import number
+from .devices import on_host
+from .kernels.memory import accumulator
+from .launches import Launches
 
 
 def restore(optimizer, state_dict):
@@ -41,11 +44,10 @@ def restore(optimizer, state_dict):
             _, optimizer._lr, optimizer.steps, optimizer._scalars = old
             raise
         for *_, copies in groups:
-            for target, source in copies:
-                target[...] = _on(optimizer._xp, source)
+            _store(optimizer, copies)
         for target, source in products:
             target[...] = optimizer._xp.asarray(source)
-    optimizer._launches.clear()  # flags are compiled in
+    optimizer._launches = Launches(optimizer)  # flags are compiled in
     optimizer._version += 1
 
 
@@ -78,24 +80,30 @@ def _group(optimizer, group, named_hyper, named_state):
     """(hyperparameters, lr, copies to make) of a group."""
     (label, hyper), (where, state) = named_hyper, named_state
     _keys(label, hyper, optimizer._current(group))
-    _keys(where, state, group.rule.state)
-    try:
-        lr = number("lr", hyper["lr"])
-        options = {name: hyper[name] for name in hyper if name != "lr"}
-        rule = optimizer._check(**options)[0]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{label}: {error}") from None
-    if rule.state != group.rule.state:
-        raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
+    _keys(where, state, group.rule.states)
+    lr = rule_of(optimizer, group, label, hyper)[1]["lr"]
     copies = []
-    for j, name in enumerate(rule.state):
+    for j, name in enumerate(group.rule.states):
         pairs = matching(state[name], group.params, f"{where}[{name!r}]")
         for (array_name, array), k in zip(pairs, group.tensors, strict=True):
-            held, saved = optimizer._state[k][j], view(array, array_name)
-            if saved.shape != held.shape or saved.dtype != str(held.dtype):
-                raise ValueError(f"{array_name}: expected {held.dtype} {held.shape}, got {saved.dtype} {saved.shape}")
-            copies.append((held, saved.owner))
-    return options, lr, copies
+            w, saved = optimizer._views[k], view(array, array_name)
+            sums = accumulator(w.dtype)
+            if saved.shape != w.shape or saved.dtype != sums:
+                raise ValueError(f"{array_name}: expected {sums} {w.shape}, got {saved.dtype} {saved.shape}")
+            copies.append((optimizer._state[k][j], saved.owner))
+    return {name: hyper[name] for name in hyper if name != "lr"}, lr, copies
+
+
+def rule_of(optimizer, group, label, hyper):
+    """(rule, its hyperparameters) that saved ones call for; ValueError where this group's state is of another rule."""
+    try:
+        lr = number("lr", hyper["lr"])
+        rule, values, _ = optimizer._check(**{name: hyper[name] for name in hyper if name != "lr"})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {error}") from None
+    if rule.states != group.rule.states:
+        raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
+    return rule, {"lr": lr} | optimizer._common | values
 
 
 def _products(scalars, carried):
@@ -108,6 +116,26 @@ def _products(scalars, carried):
     if rows.shape != scalars.carried.shape or not np.isfinite(rows).all():
         raise ValueError(expected)
     return rows
+
+
+def _store(optimizer, copies):
+    """Copy each array into the state beside it."""
+    for target, source in copies:
+        target.set(view(_on(optimizer._xp, source), "state"))
+
+
+def params_on_host(optimizer):
+    """The parameters as NumPy arrays, which share their memory if they lie there."""
+    return [_as_named(on_host(v.owner), v.dtype) for v in optimizer._views]
+
+
+def _as_named(array, dtype):
+    """A bfloat16 tensor comes as integers of its bits."""
+    if array.dtype.name == dtype:
+        return array
+    import ml_dtypes
+
+    return array.view(getattr(ml_dtypes, dtype))
 
 
 def _on(xp, array):

@@ -168,6 +168,7 @@ ADAPTIVE = (
         Rule(
             adagrad,
             state=("sum",),
+            nonnegative=("sum",),
             flags=("maximize",),
             reference=f"Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html; {_TORCH}Adagrad.html",
             **decayed,
@@ -177,6 +178,7 @@ ADAPTIVE = (
     Rule(
         adadelta,
         state=("square_avg", "acc_delta"),
+        nonnegative=("square_avg", "acc_delta"),
         flags=("maximize",),
         reference=f"Zeiler 2012, https://arxiv.org/abs/1212.5701; {_TORCH}Adadelta.html",
     ),
@@ -184,6 +186,7 @@ ADAPTIVE = (
         Rule(
             rmsprop,
             state=("square_avg", *["grad_avg"] * centered, *["momentum_buffer"] * heavy),
+            nonnegative=("square_avg",),
             absent=(*["grad_avg"] * (not centered), *["momentum_buffer"] * (not heavy)),
             flags=("maximize",),
             fixed={"centered": centered, "heavy": heavy},
@@ -197,6 +200,7 @@ ADAPTIVE = (
         Rule(
             adam,
             state=(*_MOMENTS, *["max_exp_avg_sq"] * amsgrad),
+            nonnegative=("exp_avg_sq", "max_exp_avg_sq"),
             absent=() if amsgrad else ("max_exp_avg_sq",),
             flags=("maximize",),
             fixed={"decoupled": decoupled, "amsgrad": amsgrad},
@@ -212,6 +216,7 @@ ADAPTIVE = (
     Rule(
         adamax,
         state=("exp_avg", "exp_inf"),
+        nonnegative=("exp_inf",),
         flags=("maximize",),
         step=adamax_step,
         given=("step_size",),
@@ -221,6 +226,7 @@ ADAPTIVE = (
     Rule(
         nadam,
         state=_MOMENTS,
+        nonnegative=("exp_avg_sq",),
         flags=("maximize",),
         step=nadam_step,
         given=("of_g", "of_avg", "root"),
@@ -230,6 +236,7 @@ ADAPTIVE = (
     Rule(
         radam,
         state=_MOMENTS,
+        nonnegative=("exp_avg_sq",),
         flags=("maximize",),
         step=radam_step,
         given=("step_size", "rectified"),

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from . import accumulate, advance, fused, memory, reduce, rules, update
+from . import accumulate, advance, fused, memory, norms, reduce, rules, update
+from .fields import OPTIONS
 from .limits import Limits
+from .rule import keeping
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel for one dtype, that of w, g and G; sums and state have memory.accumulator(dtype)."""
+    """A kernel for one dtype, that of w, g and G; sums have memory.accumulator(dtype), and so has most state."""
 
     name: str
     dtype: str
@@ -57,6 +59,41 @@ def _update(rule):
         yield from _rows("_".join([rule.name, *(name for name, on in flags if on)]), update.LIMITS, build, dtypes)
 
 
+# Other ways to store state, and what else a step may do: for which dtypes, states kept, state's dtype, options.
+_VARIANTS = {
+    "bfloat16_state": (("bfloat16", "float32"), (), "bfloat16", ()),
+    "codes": (("bfloat16", "float32"), (), "uint8", ()),
+    "codes_at_random": (("float32",), (), "uint8", ("at_random",)),
+    "at_random": (("float16", "bfloat16"), (), None, ("at_random",)),
+    "kept": (("float16", "bfloat16"), ("master", "ema"), None, ()),
+    "around": (("bfloat16", "float32"), (), None, OPTIONS[:-1]),
+}
+
+
+def _stored(rule, dtype, state_dtype):
+    """The dtypes of (w, g, *rule.states)."""
+    coded = ["unsigned8" if n in rule.nonnegative else "signed8" for n in rule.state]
+    state = coded if state_dtype == "uint8" else [state_dtype or memory.accumulator(dtype)] * len(rule.state)
+    return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.kept), *state)
+
+
+def _variants(rule):
+    for name, (dtypes, kept, state_dtype, options) in _VARIANTS.items():
+
+        def build(dtype, kept=kept, state_dtype=state_dtype, options=options):
+            kept = keeping(rule, kept)
+            return update.kernel("cuda", kept, flags_of(rule)[0], _stored(kept, dtype, state_dtype), options)
+
+        yield from _rows(f"{rule.name}_{name}", update.LIMITS, build, dtypes)
+
+
+def _norms(rule, joint):
+    def build(dtype):
+        return norms.kernels("cuda", rule, flags_of(rule)[0], _stored(rule, dtype, None), (), joint).norms
+
+    return _rows(f"{rule.name}_{'joint_norm' if joint else 'norms'}", norms.LIMITS, build)
+
+
 def _reduce_update(rule, weighted, suffix):
     def build(dtype):
         return fused.kernel("cuda", rule, flags_of(rule)[0], (dtype, *_state(rule, dtype)), dtype, weighted)
@@ -81,9 +118,14 @@ def _all():
     for rule in rules.RULES.values():
         yield from _update(rule)
         yield from _advance(rule)
+        if rule.norm:
+            yield from _norms(rule, joint=False)
+    for name in ("momentum", "adam"):
+        yield from _variants(rules.RULES[name])
+    yield from _norms(rules.RULES["momentum"], joint=True)
     for weighted, suffix in ((False, ""), (True, "_weighted")):
         yield from _reduce(weighted, suffix)
-        for rule in [rules.RULES["momentum"]] if weighted else rules.RULES.values():
+        for rule in [rules.RULES["momentum"]] if weighted else [r for r in rules.RULES.values() if not r.norm]:
             yield from _reduce_update(rule, weighted, suffix)
         yield from _accumulate(weighted, suffix)
     yield from _rows("collect", accumulate.COLLECT_LIMITS, lambda dtype: accumulate.kernels("cuda", dtype).collect)

@@ -5,10 +5,10 @@ from functools import cache
 from numba import njit
 from numba.extending import intrinsic
 
-from . import memory
+from . import codes, memory
 from .scalars import fma, maximum, minimum, sign, sqrt
 
-__all__ = ["fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store"]
+__all__ = ["coded", "fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store"]
 
 
 def jit(caching, signature=None):
@@ -24,3 +24,8 @@ def load(dtype):
 @cache
 def store(dtype):
     return memory.storer(intrinsic, dtype)
+
+
+@cache
+def coded(name):
+    return codes.compiled(name, intrinsic)

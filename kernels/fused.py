@@ -7,18 +7,20 @@ block that folded the last node of its columns.
 from functools import cache
 
 from . import memory, reduce
-from .text import Fields, stem
+from .fields import Fields
+from .text import stem
 
 
 @cache
 def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
-    """The fused kernel of a rule; dtypes of (w, *state), g_dtype of G, whose sums have w's accumulator dtype."""
+    """The fused kernel of a rule; dtypes of (w, *rule.states), g_dtype of G, whose sums have w's accumulator dtype."""
     sums = memory.accumulator(g_dtype)
     fields = Fields(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))
     return reduce.build(
         stem(
             "fused",
             rule.name,
+            *rule.kept,
             *(f for f, on in flags if on),
             "weighted" if weighted else "",
             g_dtype,
@@ -28,9 +30,9 @@ def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
         g_dtype,
         weighted,
         finish=fields.update(g="total"),
-        addresses=fields.addresses(("hyper", *fields.written), column=reduce.FIXED),
-        hyper=fields.hyper(),
-        rule=("@jit(CACHING)\n" if device == "cpu" else "@device\n") + fields.rule,
+        addresses=fields.addresses(column=reduce.FIXED, without="g"),
+        hyper=fields.scalars(),
+        rule=fields.functions("@jit(CACHING)" if device == "cpu" else "@device"),
         constants=fields.constants,
         used=dtypes,
     )

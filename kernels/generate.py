@@ -31,8 +31,8 @@ _lock = threading.RLock()
 _modules = {}
 
 
-def rule_text(function, flags, absent=()):
-    """Source of the scalar rule `function` as a function named `rule`.
+def rule_text(function, flags, absent=(), name="rule"):
+    """Source of the scalar rule `function` as a function of this name.
 
     Numbers, written in it or named at its module's level, become calls of `constant`, which gives them the array's
     precision. gdgpu's scalar functions are known by whatever name the rule's module gives them. Parameters named in
@@ -46,7 +46,7 @@ def rule_text(function, flags, absent=()):
     rule = tree.body[0]
     if not isinstance(rule, ast.FunctionDef):
         raise TypeError(f"rule: expected a function made by def, got {function!r}")
-    rule.name, rule.decorator_list, rule.returns = "rule", [], None
+    rule.name, rule.decorator_list, rule.returns = name, [], None
     rule.args.defaults, rule.args.kw_defaults = [], []
     rule.args.args = [a for a in rule.args.args if a.arg not in flags and a.arg not in absent]
     for argument in rule.args.args:
@@ -141,7 +141,7 @@ def _fingerprint():
         except PackageNotFoundError:
             parts.append(f"no {package}")
     here = Path(__file__).parent
-    parts += [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "cpu", "target")]
+    parts += [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "cpu", "target")]
     return "\n".join(parts)
 
 

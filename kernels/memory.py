@@ -1,11 +1,12 @@
 """Loads and stores by address, converting between what memory holds and what rules compute with.
 
 16-bit floats are held in memory only: they widen exactly to float32 when loaded and round to nearest
-even when stored. `loader` and `storer` build LLVM for either compiler; `plain_loader` and
-`plain_storer` are their ctypes twins, so that a kernel's text also runs in the simulator.
+even when stored. Codes of 8 bits travel as int32. `loader` and `storer` build LLVM for either compiler;
+`plain_loader` and `plain_storer` are their ctypes twins, so that a kernel's text also runs in the simulator.
 """
 
 import ctypes
+from functools import reduce
 
 import numpy as np
 from llvmlite import ir
@@ -21,6 +22,7 @@ KINDS = {
     "float32": (ir.FloatType(), types.float32, 4),
     "float64": (ir.DoubleType(), types.float64, 8),
     "int64": (_I64, types.int64, 8),
+    "uint8": (ir.IntType(8), types.int32, 1),
 }
 VECTOR_BYTES = 16
 
@@ -40,7 +42,7 @@ def _widen(builder, dtype, x):
     if dtype == "bfloat16":
         bits = builder.shl(builder.zext(x, _BITS), ir.Constant(_BITS, 16))
         return builder.bitcast(bits, ir.FloatType())
-    return x
+    return builder.zext(x, _BITS) if dtype == "uint8" else x
 
 
 def _narrow(builder, dtype, x):
@@ -59,14 +61,14 @@ def _narrow(builder, dtype, x):
         quiet_nan = builder.or_(high, constant(0x40))
         is_nan = builder.fcmp_unordered("uno", x, x)
         return builder.trunc(builder.select(is_nan, quiet_nan, rounded), ir.IntType(16))
-    return x
+    return builder.trunc(x, ir.IntType(8)) if dtype == "uint8" else x
 
 
 def _runs(builder, dtype, lanes, space, address, index):
     """Pointers to the 16-byte vectors (or the one element) that hold `lanes` elements from `index` on."""
     element, _, size = KINDS[dtype]
     width = min(lanes, VECTOR_BYTES // size)
-    held = ir.VectorType(_BITS if size == 2 else element, width * size // max(size, 4)) if width > 1 else element
+    held = ir.VectorType(_BITS if size < 4 else element, width * size // max(size, 4)) if width > 1 else element
     # A pointer plus an index, not integer arithmetic: LLVM vectorises only what it sees as array access.
     base = builder.inttoptr(address, element.as_pointer(space))
     for start in range(0, lanes, width):
@@ -75,20 +77,22 @@ def _runs(builder, dtype, lanes, space, address, index):
 
 
 def _split(builder, held, width):
-    """The elements of a vector. 16-bit ones travel in 32-bit words: LLVM cuts a vector of 16-bit integers in two."""
-    parts = [builder.extract_element(held, _BITS(k)) for k in range(held.type.count)]
-    if len(parts) < width:
-        halves = [(w, builder.lshr(w, _BITS(16))) for w in parts]
-        parts = [builder.trunc(half, ir.IntType(16)) for pair in halves for half in pair]
-    return parts
+    """The elements of a vector. Small ones travel in 32-bit words: LLVM cuts a vector of 16-bit integers in two."""
+    words = [builder.extract_element(held, _BITS(k)) for k in range(held.type.count)]
+    bits = 32 * len(words) // width
+    if bits >= 32:
+        return words
+    shifted = [builder.lshr(word, _BITS(start)) for word in words for start in range(0, 32, bits)]
+    return [builder.trunc(word, ir.IntType(bits)) for word in shifted]
 
 
 def _join(builder, parts, held_type):
     """The inverse of _split."""
-    if held_type.count < len(parts):
-        words = [builder.zext(part, _BITS) for part in parts]
-        pairs = zip(words[::2], words[1::2], strict=True)
-        parts = [builder.or_(low, builder.shl(high, _BITS(16))) for low, high in pairs]
+    each = len(parts) // held_type.count
+    if each > 1:
+        bits = 32 // each
+        shifted = [builder.shl(builder.zext(p, _BITS), _BITS(k % each * bits)) for k, p in enumerate(parts)]
+        parts = [reduce(builder.or_, shifted[k : k + each]) for k in range(0, len(parts), each)]
     held = ir.Constant(held_type, ir.Undefined)
     for k, part in enumerate(parts):
         held = builder.insert_element(held, part, _BITS(k))
@@ -145,7 +149,7 @@ def _widened(dtype, held):
         return held.view(np.float16).astype(np.float32)
     if dtype == "bfloat16":
         return (held.astype(np.uint32) << 16).view(np.float32)
-    return held
+    return held.astype(np.int32) if dtype == "uint8" else held
 
 
 def _narrowed(dtype, values):

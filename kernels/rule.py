@@ -2,8 +2,11 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+
+KEPT = ("master", "ema")  # what may be kept beside the weights: wider ones, and their moving average
+NORMS = ("w_norm", "u_norm")
 
 
 def _names(function):
@@ -14,12 +17,18 @@ def _names(function):
 class Rule:
     """A row of the table: the function, which of its parameters are state or flags, and the source.
 
+    nonnegative: states that are never negative.
+
     One function may stand in several rows: `fixed` flags are compiled in, and what they make unneeded is named in
     `absent`, states that are neither taken nor returned.
 
     Its other parameters are scalars. Without a `step` function they are the hyperparameters. With one, those named in
     `given` are what it returns, in float64, after the `carried` ones (name -> value before the first step), once a
     step: (*carried, *hyper) -> (*carried, *given). A given one may have the name of a hyperparameter, and replaces it.
+
+    A rule that needs norms of whole tensors has two phases. `norm` comes first: (w, g, *state, …) -> (u, *early), the
+    states named in `early` being new already. The function then takes the norms of w and u as w_norm and u_norm, and
+    returns (w, *state) without the early ones.
     """
 
     function: Callable
@@ -32,15 +41,30 @@ class Rule:
     carried: dict = field(default_factory=dict)
     fixed: dict = field(default_factory=dict)
     absent: tuple = ()
+    nonnegative: tuple = ()
+    norm: Callable | None = None
+    early: tuple = ()
+    kept: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.function.__name__)
 
+    @property
+    def states(self):
+        """Names of all arrays beside w and g: what is kept, and the rule's state."""
+        return (*self.kept, *self.state)
+
+    def parameters(self, function):
+        """Names of what the function, or norm, takes once flags are compiled in."""
+        return tuple(n for n in _names(function) if n not in (*self.flags, *self.fixed, *self.absent))
+
     @cached_property
     def scalars(self):
-        """Names of the scalars that the function takes."""
-        others = (*self.state, *self.flags, *self.fixed, *self.absent)
-        return tuple(n for n in _names(self.function)[2:] if n not in others)
+        """Names of the scalars that kernels of this rule read."""
+        others = ("w", "g", *self.state, *(NORMS if self.norm else ()))
+        names = (*self.parameters(self.norm), *self.parameters(self.function))
+        own = dict.fromkeys(n for n in names if n not in others)
+        return (*own, *(("ema_decay", "ema_rest") if "ema" in self.kept else ()))
 
     @cached_property
     def taken(self):
@@ -52,3 +76,9 @@ class Rule:
         """Names of the hyperparameters: scalars that the user gives, which may change from step to step."""
         taken = (n for n in self.taken if n not in self.carried)
         return tuple(dict.fromkeys((*taken, *(n for n in self.scalars if n not in self.given))))
+
+
+@cache
+def keeping(rule, kept):
+    """The rule with these names of KEPT beside its state."""
+    return replace(rule, kept=kept) if kept else rule

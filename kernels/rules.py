@@ -5,6 +5,7 @@ literal is a constant of the array's precision, and a flag is fixed when the ker
 """
 
 from .adaptive import ADAPTIVE
+from .layerwise import LAYERWISE
 from .rule import Rule
 from .scalars import fma
 
@@ -68,5 +69,6 @@ RULES = {
             for dampened in ({}, {"name": "sgd_dampened", "step": sgd_step, "given": ("rest",), "carried": {"t": 0.0}})
         ),
         *ADAPTIVE,
+        *LAYERWISE,
     )
 }

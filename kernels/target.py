@@ -14,11 +14,12 @@ from functools import cache, partial
 from llvmlite import ir
 from numba import cuda, types
 
-from . import driver, generate, memory, scalars
+from . import codes, driver, generate, memory, scalars
 from .tree import SIMULATED
 
 __all__ = [
     "add_atomic",
+    "coded",
     "cuda",
     "device",
     "fma",
@@ -38,6 +39,7 @@ _atomic, _compiling = threading.Lock(), threading.RLock()
 if SIMULATED:
     fma, sqrt, maximum, minimum, sign = scalars.EMIT  # the plain functions themselves
     load, store = cache(memory.plain_loader), cache(memory.plain_storer)
+    coded = codes.plain
 
     def device(function):
         return function
@@ -63,6 +65,10 @@ else:
     @cache
     def store(dtype, lanes=1):
         return memory.storer(intrinsic, dtype, lanes, _GLOBAL)
+
+    @cache
+    def coded(name):
+        return codes.compiled(name, intrinsic)
 
     @intrinsic
     def add_atomic(typingctx, address, value):
@@ -150,15 +156,22 @@ class Kernel:
 
 
 def _link(intermediate, capability, options):
-    try:
-        from cuda.core import Linker, LinkerOptions, ObjectCode
-    except ImportError:  # cuda-core before 1.0
-        from cuda.core.experimental import Linker, LinkerOptions, ObjectCode
+    from cuda.bindings import nvjitlink
 
-    arch = f"sm_{capability[0]}{capability[1]}"
-    chosen = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options=["-v", *options])
-    linker = Linker(ObjectCode.from_ltoir(intermediate), options=chosen)
-    return bytes(linker.link("cubin").code), linker.get_info_log()
+    # -fma=0: what is no explicit fma is none, so that a rule's `a * b + c` has the same bits everywhere
+    chosen = [f"-arch=sm_{capability[0]}{capability[1]}", "-lto", "-fma=0"]
+    chosen += [f"-Xptxas={option}" for option in ("-v", *options)]
+    linker = nvjitlink.create(len(chosen), chosen)
+    try:
+        nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, intermediate, len(intermediate), "gdgpu")
+        nvjitlink.complete(linker)
+        code = bytearray(nvjitlink.get_linked_cubin_size(linker))
+        nvjitlink.get_linked_cubin(linker, code)
+        log = bytearray(nvjitlink.get_info_log_size(linker))
+        nvjitlink.get_info_log(linker, log)
+        return bytes(code), log.decode().rstrip("\0")
+    finally:
+        nvjitlink.destroy(linker)
 
 
 def jit(kinds, name, code=None, resident=None):

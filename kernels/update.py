@@ -1,7 +1,8 @@
 """A rule over flat arrays: w, *state <- rule(w, g, *state, *hyper), every byte read once and written once.
 
 One call updates any number of tensors. `table` holds a row of int64 a tensor: (n, addresses of its hyperparameters, of
-w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element).
+w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element). `around`
+is the address of a row of addresses (fields.AROUND) for what the step does besides; 0 where that is nothing.
 """
 
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from functools import cache, partial
 
 import numpy as np
 
-from . import threads
+from . import coded, threads
+from .fields import Fields, around
+from .generate import fill
 from .limits import Limits
-from .text import Fields, accessors, lanes_of, module, stem
+from .text import accessors, lanes_of, module, stem
 from .tree import BLOCK
 
 CPU_CHUNK = 1 << 16  # elements: a few hundred KiB of work, small enough to share out evenly
@@ -20,69 +23,107 @@ CUDA_BLOCKS = 1 << 10  # about what a GPU holds at once: below this, smaller chu
 LIMITS = Limits(threads=768)
 
 CPU = """
-@jit(CACHING)
-$rule
+$functions
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64)")
-def update(table, items, chunk, scratch, first, last):
+@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
+def update(table, items, chunk, around, scratch, first, last):
     for item in range(first, last):
         tensor = load_int64(items, 2 * item)
         start = load_int64(items, 2 * item + 1)
         row = table + tensor * ROW_BYTES
         stop = min(start + chunk, load_int64(row, 0))
         $addresses
-        $hyper
-        for i in range(start, stop):
-            $update
+        $skip
+        $scalars
+        $loop
 """
 
-CUDA = """
-@device
-$rule
+CPU_LOOP = """
+for i in range(start, stop):
+    $update
+""".strip()
 
-@jit("int64 int64 int64", NAME, CODE)
-def update(table, items, chunk):
+CUDA = """
+$functions
+
+@jit("int64 int64 int64 int64", NAME, CODE)
+def update(table, items, chunk, around):
     item = cuda.blockIdx.x
     tensor = load_int64(items, 2 * item)
     start = load_int64(items, 2 * item + 1)
     row = table + tensor * ROW_BYTES
     stop = min(start + chunk, load_int64(row, 0))
     $addresses
-    $hyper
-    i = start + cuda.threadIdx.x
-    if ($any_address) & 15 == 0:
-        i = start + cuda.threadIdx.x * LANES
-        while i + LANES <= stop:
-            $update_lanes
-            i += cuda.blockDim.x * LANES
-        i = stop - ((stop - start) & (LANES - 1)) + cuda.threadIdx.x
-    while i < stop:
-        $update
-        i += cuda.blockDim.x
+    $skip
+    $scalars
+    $loop
 """
+
+CUDA_LOOP = """
+i = start + cuda.threadIdx.x
+if ($any_address) & 15 == 0:
+    i = start + cuda.threadIdx.x * LANES
+    while i + LANES <= stop:
+        $update_lanes
+        i += cuda.blockDim.x * LANES
+    i = stop - ((stop - start) & (LANES - 1)) + cuda.threadIdx.x
+while i < stop:
+    $update
+    i += cuda.blockDim.x
+""".strip()
+
+# A step that found_inf forbids leaves everything as it was, but for gradients that are to be zero.
+CPU_SKIP = """
+if load_float32($found, 0) == 1:
+    for i in range(start, stop):
+        $zero
+    continue
+""".strip()
+CUDA_SKIP = """
+if load_float32($found, 0) == 1:
+    i = start + cuda.threadIdx.x
+    while i < stop:
+        $zero
+        i += cuda.blockDim.x
+    return
+""".strip()
 
 
 @cache
-def kernel(device, rule, flags, dtypes):
-    """The kernel of a rule for "cpu" or "cuda", flags as ((name, bool), …), dtypes those of (w, g, *state)."""
-    fields = Fields(rule, dtypes, dict(flags))
-    constants = fields.constants | {"ROW_BYTES": 8 * (2 + len(dtypes))}
+def kernel(device, rule, flags, dtypes, options=()):
+    """The kernel of a rule for "cpu" or "cuda": flags as ((name, bool), …), dtypes of (w, g, *rule.states), options
+    some of fields.OPTIONS."""
+    fields = Fields(rule, dtypes, dict(flags), options)
+    lanes = lanes_of(dtypes)
+    on_cpu = device == "cpu"
     parts = {
-        "rule": fields.rule,
-        "addresses": fields.addresses(("hyper", *fields.names), column=1),
-        "hyper": fields.hyper(),
-        "update": fields.update(),
+        "functions": fields.functions("@jit(CACHING)" if on_cpu else "@device"),
+        "addresses": fields.addresses(column=1),
+        "skip": _skip(fields, CPU_SKIP if on_cpu else CUDA_SKIP),
+        "scalars": fields.scalars(),
+        "loop": _loop(fields, on_cpu, lanes),
     }
-    if device == "cpu":
-        skeleton = CPU
-        constants |= accessors(dtypes, fields.sums)
-    else:
-        skeleton, lanes = CUDA, lanes_of(dtypes)
-        constants |= {"LANES": lanes} | accessors(dtypes, fields.sums, lanes)
-        parts["any_address"] = " | ".join(f"{n}_at" for n in fields.names)
-        parts["update_lanes"] = fields.update_lanes(lanes)
-    name = stem("update", rule.name, *(f for f, on in flags if on), *dtypes)
-    return module(name, device, skeleton, parts, constants).update
+    constants = fields.constants | {"ROW_BYTES": 8 * (1 + len(fields.columns)), "LANES": lanes}
+    constants |= accessors(dtypes, fields.sums, None if on_cpu else lanes) | coded.constants(fields, BLOCK)
+    name = stem("update", rule.name, *rule.kept, *(f for f, on in flags if on), *options, *dtypes)
+    return module(name, device, CPU if on_cpu else CUDA, parts, constants).update
+
+
+def _skip(fields, text):
+    if "found" not in fields.options:
+        return ""
+    zero = "".join(fields.zero("i")) or "pass"
+    return fill(text, found=around("found"), zero=zero).rstrip()
+
+
+def _loop(fields, on_cpu, lanes):
+    any_address = " | ".join(f"{n}_at" for n in fields.names)
+    if fields.coded:
+        return coded.loop(fields, on_cpu, lanes, any_address)
+    parts = {"update": fields.update()}
+    if not on_cpu:
+        parts |= {"update_lanes": fields.update_lanes(lanes), "any_address": any_address}
+    return fill(CPU_LOOP if on_cpu else CUDA_LOOP, **parts).rstrip()
 
 
 @dataclass(frozen=True)
@@ -94,7 +135,7 @@ class Plan:
 
 
 def plan(device, sizes):
-    """How tensors of these sizes are cut into items of work."""
+    """How tensors of these sizes are cut into items of work. Chunks are multiples of a scale's codes."""
     sizes = np.asarray(sizes, np.int64)
     chunk = CPU_CHUNK
     if device == "cuda":
@@ -107,9 +148,9 @@ def plan(device, sizes):
     return Plan(np.stack([tensors, (np.arange(len(tensors)) - first) * chunk], axis=1), chunk)
 
 
-def launcher(device, compiled, table, items, chunk, nbytes):
+def launcher(device, compiled, table, items, chunk, nbytes, around=0):
     """The call that runs a kernel over items; table and items are Buffers of that device and stay where they are."""
-    args = (table.address, items.address, chunk)
+    args = (table.address, items.address, chunk, around)
     if device == "cpu":
-        return partial(threads.run, compiled, args, len(items), nbytes)
+        return partial(threads.run, compiled, args, len(items), nbytes, coded.SCRATCH_BYTES)
     return compiled.prepare(len(items), BLOCK, *args)

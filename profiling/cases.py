@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from peers import ADAM, MOMENTUM, compiled_sum, reader
+from optimizers import OPTIMIZERS
+from peers import compiled_sum, reader
 
 import gdgpu
 
-PEERS = {"cpu": ("numpy", "torch", "read"), "cuda": ("cupy", "torch", "torch_compile")}
+OWN = ("usual_state", "usual")  # gdgpu's, for optimizers that store something more narrowly
+PEERS = {"cpu": ("numpy", "torch", "read", *OWN), "cuda": ("cupy", "torch", "torch_compile", *OWN)}
 KNOWN_PEERS = tuple(dict.fromkeys(peer for peers in PEERS.values() for peer in peers))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MIXED = 1 << 26  # elements of all the tensors of a size like 1000-mixed
@@ -21,13 +23,19 @@ MIXED = 1 << 26  # elements of all the tensors of a size like 1000-mixed
 
 def update(arrays, counts, optimizer):
     """A step on gradients in memory: reads w, g and the states, writes w and the states."""
-    nbytes = sum(counts) * (3 * arrays.itemsize + 2 * optimizer.states * arrays.sums_itemsize)
-    return nbytes, {
-        "gdgpu": lambda: optimizer.bound(*arrays.parameters(counts)),
-        "torch": lambda: optimizer.torch_step(*arrays.tensors(counts))[0],
-        "torch_compile": lambda: optimizer.compiled_step(*arrays.tensors(counts)),
-        "cupy": lambda: optimizer.cupy_step(arrays, *arrays.parameters(counts)),
-    }
+
+    def bound(optimizer):
+        return optimizer.bound(*arrays.parameters(counts, optimizer.gradients))
+
+    makers = {"gdgpu": partial(bound, optimizer)}
+    makers |= {name: partial(bound, usual) for name, usual in optimizer.usual().items()}
+    if optimizer.torch:
+        makers["torch"] = lambda: optimizer.torch_step(*arrays.tensors(counts))[0]
+    if optimizer.functional:
+        makers["torch_compile"] = lambda: optimizer.compiled_step(*arrays.tensors(counts))
+    if optimizer.kernel:
+        makers["cupy"] = lambda: optimizer.cupy_step(arrays, *arrays.parameters(counts))
+    return round(sum(counts) * optimizer.element_bytes(arrays)), makers
 
 
 def reduce(arrays, shape):
@@ -48,7 +56,7 @@ def reduce(arrays, shape):
     }
 
 
-def fused(arrays, shape, optimizer=MOMENTUM):
+def fused(arrays, shape, optimizer):
     """The mean over the samples and a step with it, in one pass; peers take the mean, then the step."""
     G, columns = arrays.normal(*shape), shape[1]
     nbytes = G.nbytes + columns * 2 * (arrays.itemsize + optimizer.states * arrays.sums_itemsize)
@@ -87,10 +95,9 @@ def fused(arrays, shape, optimizer=MOMENTUM):
 
 
 KINDS = {
-    "momentum": (update, MOMENTUM),
-    "adam": (update, ADAM),
+    **{kind: (update, optimizer) for kind, optimizer in OPTIMIZERS.items()},
     "reduce": (reduce,),
-    "reduce_update": (fused, MOMENTUM),
+    "reduce_update": (fused, OPTIMIZERS["momentum"]),
 }
 FAMILIES = tuple(dict.fromkeys(family.__name__ for family, *_ in KINDS.values()))
 WORDS = tuple(dict.fromkeys((*FAMILIES, *KINDS)))
@@ -118,6 +125,17 @@ class Case:
     @property
     def family(self):
         return KINDS[self.kind][0].__name__
+
+    @property
+    def parameters(self):
+        """How many a step updates; None for other families."""
+        return sum(parse_size(self.kind, self.size)) if self.family == "update" else None
+
+    @property
+    def torch(self):
+        """What torch takes part with, if that is one of its optimizers: "SGD, fused"."""
+        _, *options = KINDS[self.kind]
+        return options[0].torch_label if options else None
 
     def problem(self, arrays):
         """(bytes, {contender: maker}), on arrays of its own."""

@@ -174,12 +174,17 @@ def clock(device):
 
 
 def interleave(clock, contenders, rounds=3):
-    """{name: [seconds a call]}: `rounds` turns of each contender, one after the other."""
-    samples = {name: [] for name in contenders}
+    """{name: [[seconds a call], …]}: `rounds` turns of each contender, one after the other."""
+    turns = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, calls in contenders.items():
-            samples[name] += clock.turn(calls)
-    return samples
+            turns[name].append(clock.turn(calls))
+    return turns
+
+
+def ratios(turns, others):
+    """How many times as long the others took as these, round by round: what drifts has hardly changed in between."""
+    return [statistics.median(b) / statistics.median(a) for a, b in zip(turns, others, strict=True)]
 
 
 def sets_of(clock, nbytes, contenders):
@@ -197,7 +202,8 @@ def copy_gbs(device, nbytes=1 << 30):
     timed = clock(device)
     calls = [timed.copy(nbytes) for _ in range(sets_of(timed, nbytes, 1))]
     timed.warm(calls)
-    return nbytes / statistics.median(interleave(timed, {"copy": calls})["copy"]) / 1e9
+    turns = interleave(timed, {"copy": calls})["copy"]
+    return nbytes / statistics.median(itertools.chain(*turns)) / 1e9
 
 
 def device_name(device):

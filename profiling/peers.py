@@ -1,18 +1,21 @@
-"""What cases are made of: arrays, the update rules as gdgpu, torch and CuPy have them, torch.compile, plain reading."""
+"""What cases are made of: arrays, update rules as gdgpu and its peers have them, torch.compile, plain reading."""
 
 import itertools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 
 import gdgpu
 from gdgpu.kernels import threads
 from gdgpu.kernels.memory import accumulator, itemsize
+
+FUSED = ("SGD", "Adam", "AdamW", "Adagrad")  # what torch has a fused step of
+STATE_BYTES = {"bfloat16": 2, "uint8": 1 + 4 / 256}  # an element; blocks of 256 have a float32 scale
 
 
 class Arrays:
@@ -33,9 +36,10 @@ class Arrays:
             out[start : start + self._pool.size] = self._pool[: out.size - start]
         return out.reshape(shape)
 
-    def parameters(self, counts):
-        """[w], [g]."""
-        return [self.normal(n) for n in counts], [self.normal(n) for n in counts]
+    def parameters(self, counts, gradients=None):
+        """[w], [g]; gradients: the dtype of these, if it is another."""
+        source = Arrays(self.xp, gradients) if gradients else self
+        return [self.normal(n) for n in counts], [source.normal(n) for n in counts]
 
     def tensors(self, counts):
         """The same as torch tensors."""
@@ -51,35 +55,81 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Optimizer:
-    """An update rule as gdgpu, torch and CuPy have it. `hyper` is what gdgpu and torch.optim both take."""
+    """An update rule as gdgpu and its peers have it.
+
+    ours: gdgpu's name. states: how many arrays of state. hyper: what gdgpu and torch.optim both take. twice: what must
+    be read once more, after norms are known: some of "w", "g", "state". storage, gradients: keywords of gdgpu's own,
+    and the dtype of the gradients if it is not the parameters'; such a row is compared with gdgpu's usual one.
+
+    theirs: torch's name, if it is another; "" if it has none. nearest: (name, hyper) of an optimizer of torch that
+    moves as many bytes, where torch lacks this one. functional: what torch.optim's function takes, for torch.compile.
+    kernel: CuPy's: inputs after the gradient, what is updated, the operation; scalars: steps from 1 -> those inputs.
+    """
 
     ours: str
-    theirs: str
-    hyper: dict
     states: int
-    functional: dict  # the arguments of torch.optim's function, which is what torch.compile gets
-    kernel: tuple  # CuPy's: inputs after the gradient, what is updated, the operation
-    scalars: Callable  # steps from 1 -> those inputs
+    hyper: dict = field(default_factory=dict)
+    twice: tuple = ()
+    storage: dict = field(default_factory=dict)
+    gradients: str | None = None
+    theirs: str | None = None
+    nearest: tuple | None = None
+    functional: dict | None = None
+    kernel: tuple | None = None
+    scalars: Callable | None = None
+
+    def element_bytes(self, arrays):
+        """Bytes that the step of one parameter must move: all is read, and w and the states are written."""
+        state = self.states * STATE_BYTES.get(self.storage.get("state_dtype"), arrays.sums_itemsize)
+        gradient = itemsize(self.gradients) if self.gradients else arrays.itemsize
+        read = {"w": arrays.itemsize, "g": gradient, "state": state}
+        return sum(read.values()) + read["w"] + read["state"] + sum(read[name] for name in self.twice)
 
     def bound(self, params, gradients, samples=False):
         """gdgpu's step, checked once."""
-        optimizer = getattr(gdgpu, self.ours)(params, **self.hyper)
+        optimizer = getattr(gdgpu, self.ours)(params, **self.hyper, **self.storage)
         return optimizer.bind_samples(gradients) if samples else optimizer.bind(gradients)
 
+    def usual(self):
+        """{name: the same optimizer with the usual state, and with usual gradients too}, where it has others."""
+        found = {}
+        if self.storage:
+            found["usual_state"] = replace(self, storage={})
+        if self.gradients:
+            found["usual"] = replace(self, storage={}, gradients=None)
+        return found
+
+    @property
+    def torch(self):
+        """(name, hyper) of torch's optimizer; None where there is none, or it would move other bytes."""
+        if self.usual() or self.theirs == "":
+            return None
+        return self.nearest or (self.theirs or self.ours, self.hyper)
+
+    @property
+    def torch_label(self):
+        """What torch takes part with, in words."""
+        if self.torch is None:
+            return None
+        name, _ = self.torch
+        return name + ", fused" * (name in FUSED) + ", the nearest" * bool(self.nearest)
+
     def torch_step(self, params, gradients):
-        """The fused step, and its parameters."""
+        """The step, fused where torch has that, and its parameters."""
         import torch
 
         params = [torch.nn.Parameter(w) for w in params]
         for w, g in zip(params, gradients, strict=True):
             w.grad = g
-        return getattr(torch.optim, self.theirs)(params, fused=True, **self.hyper).step, params
+        name, hyper = self.torch
+        fused = {"fused": True} if name in FUSED else {}
+        return getattr(torch.optim, name)(params, **fused, **hyper).step, params
 
     def compiled_step(self, params, gradients, samples=False):
         import torch
 
         states = [[torch.zeros_like(w) for w in params] for _ in range(self.states)]
-        if self.theirs == "Adam":  # the largest second moments, which it does not keep, and the step counts
+        if self.ours == "Adam":  # the largest second moments, which it does not keep, and the step counts
             states += [[], [torch.zeros((), device=w.device) for w in params]]
         return partial(_compiled_step(self, samples), params, gradients, *states)
 
@@ -88,7 +138,7 @@ class Optimizer:
         import cupy
 
         inputs, updated, operation = self.kernel
-        kernel = cupy.ElementwiseKernel(f"T g, {inputs}", updated, operation, self.theirs.lower())
+        kernel = cupy.ElementwiseKernel(f"T g, {inputs}", updated, operation, self.ours.lower())
         states = [[arrays.xp.zeros(w.shape, arrays.sums) for w in params] for _ in range(self.states)]
         rows, steps = list(zip(gradients, params, *states, strict=True)), itertools.count(1)
 
@@ -98,31 +148,6 @@ class Optimizer:
                 kernel(g, *scalars, *written)
 
         return step
-
-
-MOMENTUM = Optimizer(
-    ours="Momentum",
-    theirs="SGD",
-    hyper={"lr": 1e-3, "momentum": 0.9},
-    states=1,
-    functional={"lr": 1e-3, "momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
-    kernel=("A lr, A momentum", "T w, A v", "v = momentum * v - lr * g; w = w + v"),
-    scalars=lambda step: (1e-3, 0.9),
-)
-ADAM = Optimizer(
-    ours="Adam",
-    theirs="Adam",
-    hyper={"lr": 1e-3},
-    states=2,
-    functional={"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-    | {"amsgrad": False, "capturable": True},
-    kernel=(
-        "A rate, A root",
-        "T w, A m, A v",
-        "m += A(0.1) * (g - m); v += A(0.001) * (A(g) * g - v); w = w - rate * m / (sqrt(v) * root + A(1e-8))",
-    ),
-    scalars=lambda step: (1e-3 / (1 - 0.9**step), 1 / sqrt(1 - 0.999**step)),
-)
 
 
 def forget_compiled():
@@ -141,7 +166,7 @@ def _compile(function):
 @cache
 def _compiled_step(optimizer, samples):
     """One compilation for all sets of arrays."""
-    name = optimizer.theirs.lower()
+    name = (optimizer.theirs or optimizer.ours).lower()
     function = getattr(import_module(f"torch.optim.{name}"), name)
 
     def step(params, gradients, *states):

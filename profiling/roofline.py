@@ -6,7 +6,7 @@ from harness import Parser
 
 from gdgpu import files, plotting
 
-PEERS = {"cupy": "s", "torch": "D", "torch_compile": "^", "numpy": "v", "read": "X"}  # and their markers
+MARKERS = {"cupy": "s", "torch": "D", "torch_compile": "^", "numpy": "v", "read": "X", "usual_state": "P", "usual": "*"}
 NEEDED = {"case", "bytes", "median_ms", "share_of_copy", "peers"}
 INK, OURS, ROOF, PALE = "#2b2b30", "#4269d0", "#8a8a94", "#ebebef"
 
@@ -33,7 +33,7 @@ def draw(report, path):
         others = {peer: ours / ratio for peer, ratio in row["peers"].items() if ratio}
         for peer, rate in others.items():
             style = {"color": "white", "markeredgecolor": INK, "markeredgewidth": 0.8, "markersize": 6, "linestyle": ""}
-            (marks[peer],) = axis.plot(rate, y, marker=PEERS.get(peer, "o"), **style)
+            (marks[peer],) = axis.plot(rate, y, marker=MARKERS.get(peer, "o"), **style)
         end = max(roof, ours, *others.values())
         text = f"{row['share_of_copy']:.0%} of copy"
         axis.annotate(text, (end, y), (7, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)

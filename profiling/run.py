@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from itertools import chain
 
 import cases
 import harness
@@ -66,14 +67,14 @@ def _row(case, clock, peers, dtype, repeats, skipped):
     taken, ratios, host = [], {}, []
     for _ in range(repeats):
         nbytes, contenders = _contenders(case, clock, arrays, peers, skipped)
-        samples, sets = harness.interleave(clock, contenders), len(contenders["gdgpu"])
+        turns, sets = harness.interleave(clock, contenders), len(contenders["gdgpu"])
         host.append(clock.host_seconds(contenders["gdgpu"]))
         del contenders
         clock.release()
-        ours = np.median(samples["gdgpu"])
-        taken += samples.pop("gdgpu")
-        for name, seconds in samples.items():
-            ratios.setdefault(name, []).append(float(np.median(seconds) / ours))
+        ours = turns.pop("gdgpu")
+        taken += chain(*ours)
+        for name, others in turns.items():
+            ratios.setdefault(name, []).append(harness.ratios(ours, others))
     first, median, third = (float(q) * 1e3 for q in np.quantile(taken, (0.25, 0.5, 0.75)))
     share = float(np.median(ratios.pop("copy")))
     limited = clock.device == "cuda" and dtype == case.dtype
@@ -81,13 +82,15 @@ def _row(case, clock, peers, dtype, repeats, skipped):
         "case": case.name,
         "dtype": dtype,
         "bytes": nbytes,
+        "parameters": case.parameters,
         "median_ms": median,
         "spread": [first, third],
         "gbs": nbytes / median / 1e6,
         "share_of_copy": share,
         "limit": case.limit if limited else None,
         "peers": {peer: float(np.median(r)) for peer, r in ratios.items()},
-        "peer_spread": {peer: [min(r), max(r)] for peer, r in ratios.items()},
+        "torch": case.torch if "torch" in ratios else None,
+        "peer_spread": {peer: [f(np.median(r, axis=1)).item() for f in (np.min, np.max)] for peer, r in ratios.items()},
         "peer_limit": case.peer_limit if limited else None,
         "host_us": None if None in host else float(np.median(host)) * 1e6,
         "sets": sets,
@@ -119,28 +122,34 @@ def _one_line(error):
 
 
 def table(rows, title):
-    """The measured rows as a rich table; what misses its limit is red."""
+    """The measured rows as a rich table, without empty columns; what misses its limit is red."""
     rows = [row for row in rows if "error" not in row]
     peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
+    lines = [_cells(row, peers) for row in rows]
     shown = Table(title=title, title_justify="left", box=SIMPLE)
-    shown.add_column("case", no_wrap=True)
-    timed_host = any(row["host_us"] is not None for row in rows)
-    figures = ["MB", "ms (quartiles)", "GB/s", "of copy", *(f"vs {peer}" for peer in peers), *["host us"] * timed_host]
-    for name in figures:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        limits = row["peer_limit"] if isinstance(row["peer_limit"], dict) else dict.fromkeys(peers, row["peer_limit"])
-        first, third = row["spread"]
-        shown.add_row(
-            row["case"],
-            f"{row['bytes'] / 1e6:.4g}",
-            f"{row['median_ms']:.4g} ({first:.4g} to {third:.4g})",
-            f"{row['gbs']:.4g}",
-            _marked(row["share_of_copy"], ".0%", row["limit"]),
-            *(_marked(row["peers"].get(peer), ".2f", limits.get(peer)) for peer in peers),
-            *[_marked(row["host_us"], ".1f")] * timed_host,
-        )
+    columns = [name for name in lines[0] if any(line[name] for line in lines)]
+    for name in columns:
+        shown.add_column(name, justify="left" if name in ("case", "torch's") else "right", no_wrap=True)
+    for line in lines:
+        shown.add_row(*(line[name] for name in columns))
     return shown
+
+
+def _cells(row, peers):
+    """{heading: text} of a row."""
+    limits = row["peer_limit"] if isinstance(row["peer_limit"], dict) else dict.fromkeys(peers, row["peer_limit"])
+    first, third = row["spread"]
+    return {
+        "case": row["case"],
+        "MB": f"{row['bytes'] / 1e6:.4g}",
+        "bytes each": f"{row['bytes'] / row['parameters']:.4g}" if row["parameters"] else "",
+        "ms (quartiles)": f"{row['median_ms']:.4g} ({first:.4g} to {third:.4g})",
+        "GB/s": f"{row['gbs']:.4g}",
+        "of copy": _marked(row["share_of_copy"], ".0%", row["limit"]),
+        **{f"vs {peer}": _marked(row["peers"].get(peer), ".2f", limits.get(peer)) for peer in peers},
+        "torch's": row["torch"] or "",
+        "host us": _marked(row["host_us"], ".1f"),
+    }
 
 
 def _marked(value, form, limit=None):
@@ -196,7 +205,7 @@ def main(arguments=None):
         sys.exit(1)
     result = report(device, rows)
     title = f"{result['device']}, copy {result['copy_gbs']:.4g} GB/s; a ratio above 1: gdgpu is faster"
-    Console(width=None if sys.stdout.isatty() else 120).print(table(rows, title))
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows, title))
     if given.json:
         files.write_json(given.json, result)
     if given.plot and not find_spec("matplotlib"):

@@ -9,8 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from references import assert_same_bits, samples
 
+import gdgpu
 from gdgpu import checkpoint, files
+from gdgpu.optimizer import Optimizer
 
 OLD = {"w": np.arange(3.0)}
 
@@ -181,3 +184,142 @@ def test_json_has_null_for_what_is_not_finite(tmp_path):
     files.write_json(tmp_path / "a.json", NOT_FINITE)
     read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
     assert read == {"loss": None, "more": [1.5, None, {"x": None}], "n": None, "b": True}
+
+
+def arrays(seed):
+    return {
+        "a": samples((6, 5), "float32", seed),
+        "b": samples((40,), "bfloat16", seed),
+        "c": samples((1,), "float64", seed).reshape(()),
+        "d": samples((0, 2), "float16", seed),
+    }
+
+
+STRUCTURES = {
+    "array": lambda w: w["a"],
+    "list": lambda w: list(w.values()),
+    "dict": lambda w: w,
+    "groups": lambda w: [{"params": [w["a"], w["b"]], "lr": 0.03}, {"params": {"c": w["c"]}}],
+}
+CLASSES = [value for value in (getattr(gdgpu, name) for name in gdgpu.__all__) if isinstance(value, type)]
+CLASSES = {value.__name__: value for value in CLASSES if issubclass(value, Optimizer)}
+KEPT = {
+    "SGD": {"momentum": 0.5, "dampening": 0.5},
+    "Adagrad": {"lr_decay": 0.1, "initial_accumulator_value": 0.5},
+    "Adam": {"betas": (np.float32(0.5), 0.75), "amsgrad": True},
+    "RMSprop": {"centered": True, "momentum": 0.5},
+}
+
+
+def gradients(structure, seed):
+    tree = STRUCTURES[structure](arrays(seed))
+    return [group["params"] for group in tree] if structure == "groups" else tree
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_optimizer_goes_on_with_the_bits_it_would_have_had(tmp_path, name, structure):
+    one, two, hyper = arrays(0), arrays(1), KEPT.get(name, {})
+    straight = CLASSES[name](STRUCTURES[structure](one), lr=0.01, **hyper)
+    for step in range(3):
+        straight.step(gradients(structure, 2 + step))
+    checkpoint.save_optimizer(tmp_path / "a.safetensors", straight, {"note": "three"})
+    # others, which loading replaces; only what decides which state there is must be the same
+    decides = {"momentum": 0.1, "amsgrad": True, "centered": True}
+    others = {key: value for key, value in decides.items() if key in hyper}
+    resumed = CLASSES[name](STRUCTURES[structure](two), lr=0.5, **others)
+    assert checkpoint.load_optimizer(tmp_path / "a.safetensors", resumed)["note"] == "three"
+    assert resumed.steps == 3 and resumed.groups[-1].lr == 0.01
+    for step in range(3):
+        straight.step(gradients(structure, 5 + step))
+        resumed.step(gradients(structure, 5 + step))
+    for key in ("a",) if structure == "array" else ("a", "b", "c") if structure == "groups" else one:
+        assert_same_bits(two[key], one[key])
+
+
+COMMON = {
+    "master and average": {"master": True, "ema": 0.5},
+    "bfloat16 state": {"state_dtype": "bfloat16"},
+    "8-bit state": {"state_dtype": "uint8"},
+    "stochastic rounding": {"rounding": "stochastic", "seed": 3},
+}
+
+
+@pytest.mark.parametrize("case", COMMON)
+def test_whatever_is_kept_beside_the_parameters(tmp_path, case):
+    one, two = (samples((600,), "bfloat16", seed) for seed in (0, 1))
+    straight, resumed = (gdgpu.AdamW(w, 0.01, **COMMON[case]) for w in (one, two))
+    for step in range(6):
+        if step == 3:
+            checkpoint.save_optimizer(tmp_path / "a.safetensors", straight)
+            checkpoint.load_optimizer(tmp_path / "a.safetensors", resumed)
+        for optimizer in (straight, resumed):
+            optimizer.step(samples((600,), "bfloat16", 2 + step))
+    assert_same_bits(two, one)
+    for name, array in straight.state_dict()["state"].items():
+        assert_same_bits(resumed.state_dict()["state"][name], array)
+
+
+@pytest.mark.parametrize("kind", ("bfloat16", "float16", "float32"))
+def test_torch_tensors_of_any_dtype(tmp_path, kind):
+    torch = pytest.importorskip("torch", reason="its tensors are the parameters")
+    w = torch.linspace(-3, 3, 7).to(getattr(torch, kind))
+    other = torch.zeros_like(w)
+    checkpoint.save_optimizer(tmp_path / "a.safetensors", gdgpu.Momentum([w], 0.1))
+    checkpoint.load_optimizer(tmp_path / "a.safetensors", gdgpu.Momentum([other], 0.1))
+    assert torch.equal(w, other)
+    assert checkpoint.load(tmp_path / "a.safetensors")[0]["params/0"].dtype.name == kind
+
+
+def test_a_schedule_stays(tmp_path):
+    first, then = gdgpu.SGD(np.ones(3), 0.25), gdgpu.SGD(np.zeros(3), lambda steps: 1.0)
+    checkpoint.save_optimizer(tmp_path / "a.safetensors", first)
+    checkpoint.load_optimizer(tmp_path / "a.safetensors", then)
+    assert callable(then.lr) and (then.params == 1).all()
+
+
+def without(part, key):
+    def change(tensors, metadata):
+        del (tensors if part == "tensors" else metadata)[key]
+
+    return change
+
+
+def having(part, key, value):
+    def change(tensors, metadata):
+        (tensors if part == "tensors" else metadata)[key] = value
+
+    return change
+
+
+REFUSED = {
+    "no optimizer": (without("text", "optimizer"), r"optimizer: expected a checkpoint of adam, got one of none"),
+    "another optimizer": (
+        having("text", "optimizer", "adamw"),
+        r"optimizer: expected a checkpoint of adam, got .*adamw",
+    ),
+    "no parameter": (without("tensors", "params/b"), r"optimizer: the checkpoint has no params/b"),
+    "no state": (without("tensors", "state/exp_avg/a"), r"optimizer: the checkpoint has no state/exp_avg/a"),
+    "no steps": (without("text", "steps"), r"optimizer: the checkpoint has no steps"),
+    "no carried": (without("text", "carried"), r"state_dict\['carried'\]: expected"),
+    "no text": (having("text", "hyper", "{"), r"optimizer: the checkpoint has text that is not JSON"),
+    "hyper": (having("text", "hyper", '{"lr": 1.0}'), r"state_dict\['hyper'\]: expected .*betas"),
+    "steps": (having("text", "steps", "-1"), r"state_dict\['steps'\]: expected an int >= 0, got -1"),
+    "shape": (having("tensors", "params/b", np.ones(4)), r"params\['b'\]: expected float64 \(3,\), got float64 \(4,\)"),
+    "dtype": (having("tensors", "params/b", np.ones(3, "f4")), r"params\['b'\]: expected float64 \(3,\), got float32"),
+    "state's shape": (having("tensors", "state/exp_avg/b", np.ones(4)), r"state_dict\['state'\]\['exp_avg'\]\['b'\]"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_optimizer_that_is_refused(tmp_path, case):
+    path, (change, says) = tmp_path / "a.safetensors", REFUSED[case]
+    first, then = (gdgpu.Adam({"a": np.full(2, x, "f4"), "b": np.full(3, x)}, 0.1) for x in (1.0, 2.0))
+    first.step({"a": np.ones(2, "f4"), "b": np.ones(3)})
+    tensors, metadata = checkpoint.packed(first)
+    change(tensors, metadata)
+    checkpoint.save(path, tensors, metadata)
+    before = repr((then.state_dict(), then.params, then.lr))
+    with pytest.raises(ValueError, match=rf"\A{says}[^\n]*\Z"):
+        checkpoint.load_optimizer(path, then)
+    assert repr((then.state_dict(), then.params, then.lr)) == before

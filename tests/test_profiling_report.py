@@ -94,17 +94,21 @@ def test_a_peer_of_the_other_device_is_left_out(quick):
     lines = []
     (row,) = run.measure(["reduce/64x64"], "cpu", ["cupy", "numpy"], repeats=1, progress=lines.append)
     assert row["peers"].keys() == {"numpy"}
-    assert lines[0] == "cupy: not measured on cpu, only numpy, torch, read"
+    assert lines[0] == "cupy: not measured on cpu, only numpy, torch, read, usual_state, usual"
 
 
 @pytest.mark.parametrize(
     "program, line, says",
     [
         (run, "no_such_case", "case: expected update, reduce, fused, momentum, adam"),
-        (run, "lion/64x784", "momentum/1x2^28, adam/1x2^28, "),
+        (run, "no_such/64x784", "momentum/1x2^28, adam/1x2^28, "),
         (run, "reduce --sizes 1000-mixed", "sizes: reduce takes ROWSxCOLUMNS"),
         (run, "momentum --sizes 3x0", "got '3x0'"),
-        (run, "--peers jax", "peers: expected some of numpy, torch, read, cupy, torch_compile, or none, got 'jax'"),
+        (
+            run,
+            "--peers jax",
+            "peers: expected some of numpy, torch, read, usual_state, usual, cupy, torch_compile, or none, got 'jax'",
+        ),
         (run, "--device tpu", "choose from"),
         (run, "--dtype int8", "choose from"),
         (run, "--repeats 0", "repeats: expected an int >= 1, got 0"),

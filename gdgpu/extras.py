@@ -1,0 +1,84 @@
+"""What a step does besides its rule: gradient scaling, skipping, clipping, zeroing."""
+
+import numpy as np
+
+from .arrays import kernel_device, view
+from .checks import flag, number
+from .kernels.buffers import Buffer, address_of
+from .kernels.fields import AROUND, OPTIONS
+from .kernels.memory import accumulator, itemsize
+
+
+class Extras:
+    """What one call of `step` asks for, checked. options: as kernels name them."""
+
+    def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
+        self.grad_scale = _scalar("grad_scale", grad_scale, optimizer, _positive)
+        self.found_inf = _scalar("found_inf", found_inf, optimizer, lambda x: float(flag("found_inf", x)))
+        self.clip_value = None if clip_value is None else number("clip_value", clip_value)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
+        asked = {
+            "scaled": grad_scale is not None,
+            "clip_value": clip_value is not None,
+            "clip_norm": clip_norm is not None,
+            "found": found_inf is not None,
+            "zeroed": flag("zero_grads", zero_grads),
+        }
+        self.options = tuple(option for option in OPTIONS if asked.get(option))
+        if self.clip_norm is not None and len({accumulator(v.dtype) for v in optimizer._views}) > 1:
+            raise ValueError("clip_norm: expected params that are all computed in float32, or all in float64")
+
+
+def _positive(scale):
+    if number("grad_scale", scale) == 0:
+        raise ValueError("grad_scale: expected a number > 0, got 0")
+    return scale
+
+
+def _scalar(name, value, optimizer, checked):
+    """A View of a float32 number where kernels read it; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float | np.bool_ | np.number):
+        xp = optimizer._xp
+        return view(xp.full(1, checked(value.item() if isinstance(value, np.generic) else value), np.float32), name)
+    held = view(value, name)
+    if held.size != 1 or held.dtype != "float32":
+        raise ValueError(f"{name}: expected a number or an array of one float32, got {held.dtype} {held.shape}")
+    kernel_device([*optimizer._views[:1], held])
+    return held
+
+
+class _Nothing:
+    """A step as the rule has it."""
+
+    options, grad_scale, found_inf, clip_value, clip_norm = (), None, None, None, None
+
+
+NOTHING = _Nothing()
+
+
+class Around:
+    """The row of addresses, and the limits, that a launch reads; they stay where they are."""
+
+    def __init__(self, xp, sums):
+        self.sums = sums
+        self.row, self.limits = Buffer(xp, np.zeros(len(AROUND), np.int64)), Buffer(xp, np.zeros(2, sums))
+
+    @property
+    def address(self):
+        return self.row.address
+
+    def set(self, extras, steps_at, clip=None):
+        """Take what this step asks for. steps_at: where steps are counted, or 0; clip: the Norms that clip, or None."""
+        limits = [extras.clip_value or 0.0, extras.clip_norm or 0.0]
+        self.limits.set(np.array(limits, self.sums))
+        at = {
+            "scale": extras.grad_scale.address if extras.grad_scale else 0,
+            "found": extras.found_inf.address if extras.found_inf else 0,
+            "steps": steps_at,
+            "limit": self.limits.address,
+            "factor": address_of(clip.factor) if clip else 0,
+            "max_norm": self.limits.address + itemsize(self.sums),
+        }
+        self.row.set(np.array([at[name] for name in AROUND], np.int64))

@@ -1,0 +1,40 @@
+"""The launches that take norms before an update: of all gradients together, or of each tensor for its rule."""
+
+from functools import partial
+
+import numpy as np
+
+from .kernels import norms, threads
+from .kernels.buffers import Buffer, address_of
+from .kernels.memory import itemsize
+from .kernels.tree import BLOCK
+
+
+class Norms:
+    """Sums of squares of tensors of these sizes, and where they go. joint: one norm of all; else each of w and u."""
+
+    def __init__(self, device, xp, sums, sizes, joint):
+        self.device, self.xp, self.sums, self.joint = device, xp, sums, joint
+        self.tree = norms.Tree(sizes, joint)
+        self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
+        self.factor = xp.ones(1, sums)
+        self.nodes, self.counter = Buffer(xp, self.tree.nodes), xp.zeros(1, np.int32)
+        at = address_of(self.held), self.nodes.address, address_of(self.counter)
+        self.job = Buffer(xp, self.tree.job(*at, len(self.tree.items)))
+
+    def address(self, tensor):
+        """Where the two sums of a tensor are found."""
+        return address_of(self.held) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
+
+    def launches(self, module, table, tensors, around, nbytes, last):
+        """The calls for these of the tensors, rows of `table` in this order. last: no other launch follows."""
+        items = self.tree.items[np.isin(self.tree.items[:, 0], tensors)].copy()
+        items[:, 0] = np.searchsorted(tensors, items[:, 0])
+        items = Buffer(self.xp, items)
+        args = (table.address, items.address, self.job.address, around)
+        if self.device == "cuda":
+            run = module.norms.prepare(len(items), BLOCK, *args)
+            return [lambda held=(self, items): run()]
+        work = partial(threads.run, module.norms, args, len(items), nbytes, 2 * norms.WIDTH * itemsize(self.sums))
+        runs = [lambda held=(self, items): work()]
+        return [*runs, partial(module.finish, self.job.address, around)] if last else runs
