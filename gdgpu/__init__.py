@@ -23,6 +23,7 @@ _HOME = {
     "Lion": "adaptive",
     "LARS": "layerwise",
     "LAMB": "layerwise",
+    "rule": "own",
     "flatten": "flat",
     "fma": "kernels.scalars",
     "sqrt": "kernels.scalars",

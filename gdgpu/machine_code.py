@@ -9,15 +9,28 @@ a time, and enough threads fit on a multiprocessor to keep enough bytes in fligh
 """
 
 import difflib
+import importlib.util
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
+from .devices import simulated
 from .machine_code_sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
 from .machine_code_tools import MissingToolError, assembled, disassemble, tool
 
-__all__ = ["ARCHITECTURES", "MissingToolError", "Report", "check", "inspect", "inspect_rows", "occupancy", "tool"]
+__all__ = [
+    "ARCHITECTURES",
+    "MissingToolError",
+    "Report",
+    "check",
+    "inspect",
+    "inspect_rows",
+    "inspect_rule",
+    "occupancy",
+    "require_tools",
+    "tool",
+]
 
 VECTOR_BITS = 128
 COMPARED = "sm_90"
@@ -149,6 +162,39 @@ def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=()
     return Report(name, dtype, arch, made.registers, made.spilled, made.stack, made.shared, *resident, code, contracted)
 
 
+def inspect_rule(rule, dtype="float32", architectures=None):
+    """Figures of a rule's CUDA kernels for this dtype, with no GPU: a dict for each kernel and architecture.
+
+    They are those of Report.row(), and "findings" has what `check` finds: nothing where the code is good.
+
+    rule: a name of kernels.rules.RULES, or a Rule, as the classes that gdgpu.rule makes have in `rule`. architectures:
+    all of ARCHITECTURES by default. Raises MissingToolError, which says what to install.
+    """
+    require_tools()
+    from .kernels.catalogue import DTYPES, of_rule
+    from .kernels.rules import RULES
+
+    if isinstance(rule, str) and rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    figures = []
+    for row in of_rule(RULES.get(rule, rule)):
+        for arch in (architectures or ARCHITECTURES) if row.dtype == dtype else ():
+            report = inspect(row.kernel, arch, row.name, dtype)
+            figures.append(report.row() | {"findings": check(report, row.limits)})
+    return figures
+
+
+def require_tools():
+    """Raise MissingToolError, which says what to install or unset, where kernels cannot be compiled and looked at."""
+    if simulated():
+        raise MissingToolError("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
+    if not importlib.util.find_spec("numba_cuda"):
+        raise MissingToolError("numba-cuda is not installed: pip install gdgpu[cuda13]")
+    tool("nvdisasm")
+
+
 def inspect_rows(rows, architectures, with_code=True):
     """Futures of {architecture: report} for rows of kernels.catalogue, by row, and the pool that they come from.
 
@@ -197,7 +243,8 @@ def _findings(report, limits):
     if limits.streams and report.code:
         if not code.main_loop:
             yield "no loop that loads from memory", code.instructions[:1]
-        if narrow := [i for loop in code.vector_loops for i in loop.loads + loop.stores if i.bits != VECTOR_BITS]:
+        narrow = [i for loop in code.vector_loops for i in loop.loads + loop.stores if i.bits != VECTOR_BITS]
+        if len(narrow) > limits.narrow:
             yield f"not {VECTOR_BITS} bits wide in the main loop", narrow
     if report.arch == limits.arch:
         yield from _too_few(report, limits, code)

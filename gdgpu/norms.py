@@ -4,9 +4,10 @@ from functools import partial
 
 import numpy as np
 
-from .kernels import norms, threads
+from .kernels import threads
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import itemsize
+from .kernels.norm_tree import WIDTH, Tree
 from .kernels.tree import BLOCK
 
 
@@ -15,7 +16,7 @@ class Norms:
 
     def __init__(self, device, xp, sums, sizes, joint):
         self.device, self.xp, self.sums, self.joint = device, xp, sums, joint
-        self.tree = norms.Tree(sizes, joint)
+        self.tree = Tree(sizes, joint)
         self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
         self.factor = xp.ones(1, sums)
         self.nodes, self.counter = Buffer(xp, self.tree.nodes), xp.zeros(1, np.int32)
@@ -35,6 +36,6 @@ class Norms:
         if self.device == "cuda":
             run = module.norms.prepare(len(items), BLOCK, *args)
             return [lambda held=(self, items): run()]
-        work = partial(threads.run, module.norms, args, len(items), nbytes, 2 * norms.WIDTH * itemsize(self.sums))
+        work = partial(threads.run, module.norms, args, len(items), nbytes, 2 * WIDTH * itemsize(self.sums))
         runs = [lambda held=(self, items): work()]
         return [*runs, partial(module.finish, self.job.address, around)] if last else runs

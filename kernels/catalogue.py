@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from . import accumulate, advance, fused, memory, norms, reduce, rules, update
+from . import accumulate, advance, coded, fused, memory, norms, reduce, rules, update
 from .fields import OPTIONS
 from .limits import Limits
 from .rule import keeping
@@ -62,8 +62,8 @@ def _update(rule):
 # Other ways to store state, and what else a step may do: for which dtypes, states kept, state's dtype, options.
 _VARIANTS = {
     "bfloat16_state": (("bfloat16", "float32"), (), "bfloat16", ()),
-    "codes": (("bfloat16", "float32"), (), "uint8", ()),
-    "codes_at_random": (("float32",), (), "uint8", ("at_random",)),
+    "codes": (("float32",), (), "uint8", ()),
+    "codes_at_random": (("bfloat16",), (), "uint8", ("at_random",)),
     "at_random": (("float16", "bfloat16"), (), None, ("at_random",)),
     "kept": (("float16", "bfloat16"), ("master", "ema"), None, ()),
     "around": (("bfloat16", "float32"), (), None, OPTIONS[:-1]),
@@ -72,8 +72,8 @@ _VARIANTS = {
 
 def _stored(rule, dtype, state_dtype):
     """The dtypes of (w, g, *rule.states)."""
-    coded = ["unsigned8" if n in rule.nonnegative else "signed8" for n in rule.state]
-    state = coded if state_dtype == "uint8" else [state_dtype or memory.accumulator(dtype)] * len(rule.state)
+    codes = ["unsigned8" if n in rule.nonnegative else "signed8" for n in rule.state]
+    state = codes if state_dtype == "uint8" else [state_dtype or memory.accumulator(dtype)] * len(rule.state)
     return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.kept), *state)
 
 
@@ -84,7 +84,8 @@ def _variants(rule):
             kept = keeping(rule, kept)
             return update.kernel("cuda", kept, flags_of(rule)[0], _stored(kept, dtype, state_dtype), options)
 
-        yield from _rows(f"{rule.name}_{name}", update.LIMITS, build, dtypes)
+        limits = coded.limits(len(rule.state)) if state_dtype == "uint8" else update.LIMITS
+        yield from _rows(f"{rule.name}_{name}", limits, build, dtypes)
 
 
 def _norms(rule, joint):

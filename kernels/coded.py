@@ -5,8 +5,10 @@ The codes of a state are followed by its scales, one float32 for every 256 of th
 
 from . import codes
 from .generate import fill
+from .limits import Limits
 
 EACH = codes.CODES_PER_SCALE
+THREADS = 512  # on a multiprocessor
 SCRATCH_BYTES = 4 * EACH * 4  # new values of up to four states wait for their scale
 
 CPU = """
@@ -20,37 +22,56 @@ for low in range(start, stop, EACH):
         $encode
 """.strip()
 
-# Threads of a scale's elements tell each other their largest values through shared memory, two turns apart. Elements
-# past the end are copies of the last one: they change no maximum.
+# Threads of a scale's elements tell each other their largest values through shared memory, two turns apart. What is
+# left over, or not aligned, goes one scale at a time.
 CUDA = """
 tops = cuda.shared.array(TOPS, np.int32)
+fresh = cuda.shared.array(FRESH, np.float32)
 thread = np.int32(cuda.threadIdx.x)
-is_aligned = ($any_address) & 15 == 0
 turn = np.int32(0)
 low = start
+if ($any_address) & 15 == 0:
+    while low + cuda.blockDim.x * LANES <= stop:
+        i = low + thread * LANES
+        $open_lanes
+        $update_lanes
+        $share
+        cuda.syncthreads()
+        for other in range(EACH // LANES):
+            $gather_lanes
+        $scale
+        $store_lanes
+        if thread % (EACH // LANES) == 0:
+            $store_scale
+        turn = TURN - turn
+        low += cuda.blockDim.x * LANES
 while low < stop:
-    i = low + thread * LANES
-    is_whole = is_aligned and i + LANES <= stop
+    high = min(low + EACH, stop)
+    i = low + thread
     $open
-    if is_whole:
-        $load_lanes
-    else:
-        $load_each
-    $update
+    while i < high:
+        $update
+        i += cuda.blockDim.x
     $share
     cuda.syncthreads()
-    for other in range(EACH // LANES):
+    for other in range(cuda.blockDim.x):
         $gather
     $scale
-    if is_whole:
-        $store_lanes
-    else:
-        $store_each
-    if thread % (EACH // LANES) == 0 and i < stop:
+    i = low + thread
+    while i < high:
+        $encode
+        i += cuda.blockDim.x
+    i = low
+    if thread == 0:
         $store_scale
     turn = TURN - turn
-    low += cuda.blockDim.x * LANES
+    low += EACH
 """.strip()
+
+
+def limits(states):
+    """What a kernel with this many coded states promises: the scale of each is read and written apart."""
+    return Limits(threads=THREADS, narrow=2 * states)
 
 
 def nbytes(n):
@@ -60,11 +81,13 @@ def nbytes(n):
 
 
 def constants(fields, threads):
-    """Constants of the module of a kernel with codes."""
-    if not fields.coded:
-        return {}
-    turn = len(fields.coded) * threads
-    return {"EACH": EACH, "TOPS": 2 * turn, "TURN": f"np.int32({turn})"}
+    """Constants of the module of an update; RESIDENT, threads that it must have room for, bounds its registers."""
+    states = len(fields.coded)
+    if not states:
+        return {"RESIDENT": None}
+    turn = states * threads
+    found = {"EACH": EACH, "TOPS": 2 * turn, "TURN": f"np.int32({turn})", "FRESH": states * EACH}
+    return found | {"RESIDENT": THREADS if states > 1 else None}
 
 
 def loop(fields, on_cpu, lanes, any_address):
@@ -73,64 +96,82 @@ def loop(fields, on_cpu, lanes, any_address):
 
 
 def _cpu(fields):
-    lines, stored = fields.new({n: fields.load(n, "i") for n in fields.names}, "i")
-    lines += [f"store_{fields.dtypes[n]}({n}_at, i, {stored[n]})" for n in fields.plain] + fields.zero("i")
     waits = {n: f"{k * EACH} + i - low" for k, n in enumerate(fields.coded)}
-    for n in fields.coded:
-        lines += [f"store_float32(scratch, {waits[n]}, {stored[n]})", f"top_{n} = top(top_{n}, {stored[n]})"]
-    encode = [f"store_uint8({n}_at, i, {fields.encode(n, f'load_float32(scratch, {waits[n]})', 'i')})" for n in waits]
-    close = [f"{n}_scale = scale_{fields.dtypes[n]}(top_{n})" for n in waits]
+    keep = {n: f"store_float32(scratch, {at}, {{}})" for n, at in waits.items()}
+    close = [f"store_float32({n}_scales, low // EACH, {n}_scale)" for n in fields.coded]
     parts = {
-        "open": _lines(_scale(n, "low") for n in waits) + "\n" + _lines(f"top_{n} = np.int32(0)" for n in waits),
-        "update": _lines(lines),
-        "close": _lines([*close, *(f"store_float32({n}_scales, low // EACH, {n}_scale)" for n in waits)]),
-        "encode": _lines(encode),
+        "open": _open(fields, "low"),
+        "update": _update(fields, keep),
+        "close": _lines(_scales(fields) + close),
+        "encode": _encode(fields, {n: f"load_float32(scratch, {at})" for n, at in waits.items()}),
     }
     return fill(CPU, **parts).rstrip()
 
 
 def _cuda(fields, lanes, any_address):
-    held = {n: "uint8" if n in fields.coded else d for n, d in fields.dtypes.items()}
-    every, last = range(lanes), "stop - 1"
-    each = {n: [f"load_{d}({n}_at, min(i + {k}, {last}))" for k in every] for n, d in held.items()}
-    update, values = [], {n: [] for n in fields.written}
-    for k in every:
-        old = {n: f"{n}[{k}]" for n in fields.names}
-        old |= {n: f"decode_{fields.dtypes[n]}({n}[{k}], {n}_scale)" for n in fields.coded}
-        made, stored = fields.new(old, f"i + {k}", f"_{k}")
-        update += [*made, *(f"to_{n}_{k} = {value}" for n, value in stored.items())]
-        for n in stored:
-            values[n].append(fields.encode(n, f"to_{n}_{k}", f"i + {k}") if n in fields.coded else f"to_{n}_{k}")
-    share, gather = [], []
-    for j, n in enumerate(fields.coded):
-        share += [f"top_{n} = np.int32(0)", *(f"top_{n} = top(top_{n}, to_{n}_{k})" for k in every)]
-        share.append(f"tops[turn + {j} * cuda.blockDim.x + thread] = top_{n}")
-        first = f"turn + {j} * cuda.blockDim.x + thread - thread % (EACH // LANES)"
-        gather.append(f"top_{n} = larger(top_{n}, tops[{first} + other])")
-    store_each = []
-    for k in every:
-        stores = [f"store_{held[n]}({n}_at, i + {k}, {v[k]})" for n, v in values.items()] + fields.zero(f"i + {k}")
-        store_each += [f"if i + {k} < stop:", *(f"    {line}" for line in stores)]
+    waits = {n: f"fresh[{k * EACH} + i - low]" for k, n in enumerate(fields.coded)}
+    own = "thread - thread % (EACH // LANES) + other"
     parts = {
         "any_address": any_address,
-        "open": _lines(_scale(n, f"min(i, {last})") for n in fields.coded),
-        "load_lanes": _lines(f"{n} = load_{d}_lanes({n}_at, i)" for n, d in held.items()),
-        "load_each": _lines(f"{n} = ({', '.join(texts)})" for n, texts in each.items()),
-        "update": _lines(update),
-        "share": _lines(share),
-        "gather": _lines(gather),
-        "scale": _lines(f"{n}_scale = scale_{fields.dtypes[n]}(top_{n})" for n in fields.coded),
-        "store_lanes": _lines(
-            [f"store_{held[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in values.items()] + fields.zero("i", lanes)
-        ),
-        "store_each": _lines(store_each),
+        "open_lanes": _open(fields, "i"),
+        "gather_lanes": _gather(fields, own),
+        **_lanes(fields, lanes),
+        "open": _open(fields, "low"),
+        "update": _update(fields, {n: f"{at} = {{}}" for n, at in waits.items()}),
+        "share": _lines(f"{_top(k, 'thread')} = top_{n}" for k, n in enumerate(fields.coded)),
+        "gather": _gather(fields, "other"),
+        "scale": _lines(_scales(fields)),
+        "encode": _encode(fields, waits),
         "store_scale": _lines(f"store_float32({n}_scales, i // EACH, {n}_scale)" for n in fields.coded),
     }
     return fill(CUDA, **parts).rstrip()
 
 
-def _scale(name, index):
-    return f"{name}_scale = load_float32({name}_scales, {index} // EACH)"
+def _open(fields, index):
+    """Lines that read the scales, and begin the search for the largest new value."""
+    scales = [f"{n}_scale = load_float32({n}_scales, {index} // EACH)" for n in fields.coded]
+    return _lines([*scales, *(f"top_{n} = np.int32(0)" for n in fields.coded)])
+
+
+def _update(fields, keep):
+    """Lines for element i; keep: name -> how a new value waits for its scale."""
+    lines, stored = fields.new({n: fields.load(n, "i") for n in fields.names}, "i")
+    lines += [f"store_{fields.dtypes[n]}({n}_at, i, {stored[n]})" for n in fields.plain] + fields.zero("i")
+    for n in fields.coded:
+        lines += [keep[n].format(stored[n]), f"top_{n} = top(top_{n}, {stored[n]})"]
+    return _lines(lines)
+
+
+def _encode(fields, waits):
+    return _lines(f"store_uint8({n}_at, i, {fields.encode(n, value, 'i')})" for n, value in waits.items())
+
+
+def _lanes(fields, lanes):
+    """The parts that read and make new `lanes` elements from i on, and that write them."""
+    held = {n: "uint8" if n in fields.coded else d for n, d in fields.dtypes.items()}
+    update, values = [f"{n} = load_{d}_lanes({n}_at, i)" for n, d in held.items()], {n: [] for n in fields.written}
+    for k in range(lanes):
+        old = {n: f"{n}[{k}]" for n in fields.names}
+        old |= {n: f"decode_{fields.dtypes[n]}({n}[{k}], {n}_scale)" for n in fields.coded}
+        made, stored = fields.new(old, f"i + {k}", f"_{k}")
+        update += [*made, *(f"to_{n}_{k} = {value}" for n, value in stored.items())]
+        update += [f"top_{n} = top(top_{n}, to_{n}_{k})" for n in fields.coded]
+        for n in stored:
+            values[n].append(fields.encode(n, f"to_{n}_{k}", f"i + {k}") if n in fields.coded else f"to_{n}_{k}")
+    store = [f"store_{held[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in values.items()]
+    return {"update_lanes": _lines(update), "store_lanes": _lines(store + fields.zero("i", lanes))}
+
+
+def _scales(fields):
+    return [f"{n}_scale = scale_{fields.dtypes[n]}(top_{n})" for n in fields.coded]
+
+
+def _gather(fields, thread):
+    return _lines(f"top_{n} = larger(top_{n}, {_top(k, thread)})" for k, n in enumerate(fields.coded))
+
+
+def _top(k, thread):
+    return f"tops[turn + {k} * cuda.blockDim.x + {thread}]"
 
 
 def _lines(lines):

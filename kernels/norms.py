@@ -10,6 +10,7 @@ w and u.
 counter, how many items arrive there in all, the number of levels, and for each level its first node (and the end).
 """
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -18,13 +19,13 @@ from .codes import CODES_PER_SCALE
 from .fields import Fields, around
 from .generate import fill
 from .limits import Limits
+from .norm_tree import CHUNK, GROUP, WIDTH
 from .text import accessors, lanes_of, module, stem
 from .tree import CUDA_SHARED, RADIX
 
-CHUNK, WIDTH = 1 << 10, 1 << 7
-GROUP = CHUNK * RADIX  # elements of an item
-JOB = 5  # columns of the job before its levels
-LIMITS = Limits(threads=768)
+ROWS = 1, 2  # whose loads a CUDA thread has outstanding: of many arrays, of one or two
+RESIDENT = None, 768  # threads, by the same: what bounds the registers
+LIMITS = Limits(threads=512)
 assert GROUP % CODES_PER_SCALE == 0
 
 FOLD = """
@@ -87,7 +88,7 @@ $functions
 @device
 $fold
 
-@jit("int64 int64 int64 int64", NAME, CODE)
+@jit("int64 int64 int64 int64", NAME, CODE, RESIDENT)
 def norms(table, items, job, around):
     item = cuda.blockIdx.x
     sums = load_int64(job, 0)
@@ -115,9 +116,9 @@ def norms(table, items, job, around):
             i = low + lane
             $clear_lanes
             if is_aligned:
-                while i + LANES <= high:
+                while i + (ROWS - 1) * WIDTH + LANES <= high:
                     $element_lanes
-                    i += WIDTH
+                    i += ROWS * WIDTH
             while i < high:
                 $element_each
                 i += WIDTH
@@ -206,11 +207,13 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
     }
     constants |= accessors(dtypes, fields.sums, None if on_cpu else lanes)
     if on_cpu:
-        parts |= _cpu(fields, squares, names)
+        parts |= _cpu(fields, squares)
     else:
         chunks = min(RADIX, 2 * CUDA_SHARED // (len(squares) * WIDTH * size))
         constants |= {
             "PASS": chunks,
+            "ROWS": ROWS[len(names) <= 2],
+            "RESIDENT": RESIDENT[len(names) <= 2],
             "SHARED": len(squares) * chunks * WIDTH,
             "sum_type": f"np.{fields.sums}",
             "WIDTH_BITS": WIDTH.bit_length() - 1,
@@ -236,7 +239,7 @@ def _element(fields, squares, old, index, suffix=""):
     return lines, stored, {"w": old.get("master", old["w"]), "u": f"u{suffix}"}
 
 
-def _cpu(fields, squares, names):
+def _cpu(fields, squares):
     lines, stored, values = _element(fields, squares, {n: fields.load(n, "i") for n in fields.names}, "i")
     lines += [f"store_{fields.dtypes[n]}({n}_at, i, {value})" for n, value in stored.items()]
     halve = []
@@ -262,23 +265,23 @@ def _store_totals(squares):
 
 
 def _cuda(fields, squares, names, lanes, chunks):
-    vectors = [f"{n} = load_{fields.dtypes[n]}_lanes({n}_at, i)" for n in names]
+    rows = range(ROWS[len(names) <= 2])
+    vectors = [f"{n}{r} = load_{fields.dtypes[n]}_lanes({n}_at, i + {r} * WIDTH)" for r in rows for n in names]
     each, written = [], {}
-    for k in range(lanes):
-        old = {n: f"{n}[{k}]" for n in fields.names}
-        lines, stored, values = _element(fields, squares, old, f"i + {k}", f"_{k}")
+    for r, k in itertools.product(rows, range(lanes)):
+        old = {n: f"{n}{r}[{k}]" for n in fields.names}
+        lines, stored, values = _element(fields, squares, old, f"i + {r} * WIDTH + {k}", f"_{r}_{k}")
         vectors += lines
         for n, value in stored.items():
-            written.setdefault(n, []).append(value)
-        for s in squares:
-            vectors += [f"q_{s}_{k} = {values[s]}", f"s_{s}_{k} = fma(q_{s}_{k}, q_{s}_{k}, s_{s}_{k})"]
-        old = {n: fields.load(n, f"(i + {k})") for n in fields.names}
-        lines, stored, values = _element(fields, squares, old, f"i + {k}", "_e")
+            written.setdefault((n, r), []).append(value)
+        vectors += _square(squares, values, k)
+    for (n, r), values in written.items():
+        vectors.append(f"store_{fields.dtypes[n]}_lanes({n}_at, i + {r} * WIDTH, ({', '.join(values)}))")
+    for k in range(lanes):
+        old = {n: fields.load(n, f"i + {k}") for n in fields.names}
+        lines, stored, values = _element(fields, squares, old, f"i + {k}")
         lines += [f"store_{fields.dtypes[n]}({n}_at, i + {k}, {value})" for n, value in stored.items()]
-        for s in squares:
-            lines += [f"q_{s} = {values[s]}", f"s_{s}_{k} = fma(q_{s}, q_{s}, s_{s}_{k})"]
-        each += [f"if i + {k} < high:", *(f"    {line}" for line in lines)]
-    vectors += [f"store_{fields.dtypes[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in written.items()]
+        each += [f"if i + {k} < high:", *(f"    {line}" for line in lines + _square(squares, values, k))]
     share, halve, add = [], [], []
     for j, s in enumerate(squares):
         first = j * chunks * WIDTH
@@ -297,47 +300,6 @@ def _cuda(fields, squares, names, lanes, chunks):
     }
 
 
-class Tree:
-    """Where the sums of tensors of these sizes go, level by level: `items`, `nodes`, and the place of each of `roots`.
-
-    joint: one root for all of them, the last one.
-    """
-
-    def __init__(self, sizes, joint):
-        counts = [-(-n // GROUP) for n in sizes]
-        items = [(t, k * GROUP) for t, count in enumerate(counts) for k in range(count)]
-        self.items = np.array([(*item, place) for place, item in enumerate(items)], np.int64).reshape(-1, 3)
-        self.places, nodes = len(items), []
-        starts = np.cumsum([0, *counts])
-        self.levels = [0]
-        self.roots = self._fold([(int(a), int(n)) for a, n in zip(starts, counts, strict=False)], nodes)
-        if joint:
-            first = self.places
-            nodes += [(root, 1, first + k) for k, root in enumerate(self.roots)]  # side by side
-            self.places += len(self.roots)
-            self.levels.append(len(nodes))
-            self.roots = self._fold([(first, len(self.roots))], nodes)
-        self.nodes = np.array(nodes, np.int64).reshape(-1, 3)
-
-    def _fold(self, runs, nodes):
-        """Fold each run (first place, count) to its root by nodes of up to RADIX, all runs level by level."""
-        roots = [None] * len(runs)
-        waiting = dict(enumerate(runs))
-        while waiting:
-            above = {}
-            for k, (first, count) in waiting.items():
-                place = self.places
-                cuts = range(first, first + count, RADIX) if count else [first]
-                nodes += [(at, min(RADIX, first + count - at), place + j) for j, at in enumerate(cuts)]
-                self.places += len(cuts)
-                if len(cuts) == 1:
-                    roots[k] = place
-                else:
-                    above[k] = (place, len(cuts))
-            self.levels.append(len(nodes))
-            waiting = above
-        return roots
-
-    def job(self, sums, nodes, counter, arrivals):
-        """The row that kernels read; addresses of sums, nodes and the counter."""
-        return np.array([sums, nodes, counter, arrivals, len(self.levels) - 1, *self.levels], np.int64)
+def _square(squares, values, k):
+    lines = [[f"square_{s} = {values[s]}", f"s_{s}_{k} = fma(square_{s}, square_{s}, s_{s}_{k})"] for s in squares]
+    return [line for pair in lines for line in pair]

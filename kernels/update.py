@@ -46,7 +46,7 @@ for i in range(start, stop):
 CUDA = """
 $functions
 
-@jit("int64 int64 int64 int64", NAME, CODE)
+@jit("int64 int64 int64 int64", NAME, CODE, RESIDENT)
 def update(table, items, chunk, around):
     item = cuda.blockIdx.x
     tensor = load_int64(items, 2 * item)
