@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import kernel_device, view
+from .arrays import View, kernel_device, view
 from .checks import flag, number
 from .kernels.buffers import Buffer, address_of
 from .kernels.fields import AROUND, OPTIONS
@@ -30,18 +30,17 @@ class Extras:
 
 
 def _positive(scale):
-    if number("grad_scale", scale) == 0:
-        raise ValueError("grad_scale: expected a number > 0, got 0")
-    return scale
+    if np.float32(number("grad_scale", scale, high=float(np.finfo(np.float32).max))) == 0:
+        raise ValueError(f"grad_scale: expected a number > 0, got {scale!r}")
+    return float(scale)
 
 
 def _scalar(name, value, optimizer, checked):
-    """A View of a float32 number where kernels read it; None for None."""
+    """A number, or a View of an array of one float32; None for None."""
     if value is None:
         return None
     if isinstance(value, bool | int | float | np.bool_ | np.number):
-        xp = optimizer._xp
-        return view(xp.full(1, checked(value.item() if isinstance(value, np.generic) else value), np.float32), name)
+        return checked(value.item() if isinstance(value, np.generic) else value)
     held = view(value, name)
     if held.size != 1 or held.dtype != "float32":
         raise ValueError(f"{name}: expected a number or an array of one float32, got {held.dtype} {held.shape}")
@@ -59,11 +58,12 @@ NOTHING = _Nothing()
 
 
 class Around:
-    """The row of addresses, and the limits, that a launch reads; they stay where they are."""
+    """The row of addresses that a launch reads, and the numbers at some of them; they stay where they are."""
 
     def __init__(self, xp, sums):
         self.sums = sums
-        self.row, self.limits = Buffer(xp, np.zeros(len(AROUND), np.int64)), Buffer(xp, np.zeros(2, sums))
+        self.row = Buffer(xp, np.zeros(len(AROUND), np.int64))
+        self.numbers, self.limits = Buffer(xp, np.zeros(2, np.float32)), Buffer(xp, np.zeros(2, sums))
 
     @property
     def address(self):
@@ -71,14 +71,11 @@ class Around:
 
     def set(self, extras, steps_at, clip=None):
         """Take what this step asks for. steps_at: where steps are counted, or 0; clip: the Norms that clip, or None."""
-        limits = [extras.clip_value or 0.0, extras.clip_norm or 0.0]
-        self.limits.set(np.array(limits, self.sums))
-        at = {
-            "scale": extras.grad_scale.address if extras.grad_scale else 0,
-            "found": extras.found_inf.address if extras.found_inf else 0,
-            "steps": steps_at,
-            "limit": self.limits.address,
-            "factor": address_of(clip.factor) if clip else 0,
-            "max_norm": self.limits.address + itemsize(self.sums),
-        }
-        self.row.set(np.array([at[name] for name in AROUND], np.int64))
+        asked, at = (extras.grad_scale, extras.found_inf), []
+        self.numbers.set(np.array([0.0 if v is None or isinstance(v, View) else v for v in asked], np.float32))
+        self.limits.set(np.array([extras.clip_value or 0.0, extras.clip_norm or 0.0], self.sums))
+        for k, v in enumerate(asked):
+            at.append(0 if v is None else v.address if isinstance(v, View) else self.numbers.address + 4 * k)
+        limit = self.limits.address
+        factor = address_of(clip.factor) if clip else 0
+        self.row.set(np.array([*at, steps_at, limit, factor, limit + itemsize(self.sums)], np.int64))

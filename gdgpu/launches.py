@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import disjoint, kernel_device, on_device_of, samples, view, writable
+from .arrays import View, disjoint, kernel_device, on_device_of, samples, view, writable
 from .extras import NOTHING, Around
 from .hyper import counting
 from .kernels import fused, norms, reduce, update
@@ -25,7 +25,7 @@ class Launches:
     def prepare(self, gradients, extras=NOTHING):
         """The calls of a step with gradients that are in memory: all checked and laid out before any runs."""
         self.extras = extras  # which owns what launches read
-        held = [v for v in (extras.grad_scale, extras.found_inf) if v]
+        held = [v for v in (extras.grad_scale, extras.found_inf) if isinstance(v, View)]
         parts = self._parts(Step, gradients, extras.options, held)
         clip, clips = None, []
         if extras.clip_norm is not None and parts:

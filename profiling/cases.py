@@ -163,6 +163,8 @@ TABLE = (
     Case("reduce_update", "64x1000000", devices=("cpu",)),
     Case("reduce_update", "4096x10000", devices=("cpu",)),
     Case("reduce_update", "65536x784", devices=("cpu",)),
+    *(Case(kind, "1x2^28", 0.93) for kind in OPTIMIZERS if kind not in ("momentum", "adam", "momentum_8bit_g16")),
+    Case("momentum_8bit_g16", "1x2^28", 0.93, {"usual": 1.5}),
 )
 CASES = {case.name: case for case in TABLE}
 

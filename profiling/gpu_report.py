@@ -8,7 +8,8 @@ from rich.table import Table
 
 from gdgpu import files
 
-PEERS = ("torch", "torch_compile", "cupy")
+OTHERS = ("torch", "torch_compile", "cupy")
+PEERS = (*OTHERS, "usual")  # usual: gdgpu's own step, of what a row stores more narrowly
 KEYS = ("device", "date", "versions", "copy_gbs", "rows", "host_us", "bits_equal", "sanitizer_findings")
 ROW_KEYS = ("case", "dtype", "bytes", "median_ms", "share_of_copy", "limit", "peers", "peer_limit")
 HOST_LIMIT_US = 10  # of a bound step, whatever the number of tensors
@@ -44,7 +45,7 @@ def demands(row):
     """(what, value, limit, why there is no value) of a row, where there is a limit."""
     limits = row["peer_limit"]
     if not isinstance(limits, dict):
-        limits = dict.fromkeys(PEERS, limits)
+        limits = dict.fromkeys(OTHERS, limits)
     skipped = row.get("skipped", {})
     asked = [("share of copy", row["share_of_copy"], row["limit"], None)]
     asked += [(f"vs {peer}", row["peers"].get(peer), limits.get(peer), skipped.get(peer)) for peer in PEERS]

@@ -187,7 +187,7 @@ def _message(case):
 
 STAGES = {
     "bits": (bits, 3),
-    "table": (table, 5),
+    "table": (table, 8),
     "sanitizer": (sanitizer, 2),
     "tests": (tests, 2),
     "dtypes": (dtypes, 1),
