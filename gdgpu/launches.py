@@ -100,7 +100,7 @@ class _Launch:
         self.fixed |= dict(zip(self.rule.states, states, strict=bool(tensors)))
         self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
         rounds = any(d in CODED or itemsize(d) == 2 for d in self.dtypes)
-        self.options = (*options, *["at_random"] * (rounds and optimizer.rounding == "stochastic"))
+        self.options = (*options, *["at_random"] * (rounds and optimizer._storage.at_random))
         self._seen = None
 
     def check(self, gradients, read):

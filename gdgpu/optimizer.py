@@ -2,21 +2,22 @@
 
 import numpy as np
 
-from . import interchange, storage
+from . import interchange
 from .arrays import contiguous, disjoint, kernel_device, leaves, like, on_device_of, view, writable
-from .checks import count, flag, number, one_of
+from .checks import flag, number, one_of
 from .devices import capturing
 from .extras import Extras
 from .groups import Group, Tree
 from .hyper import Scalars
 from .kernels.memory import accumulator
-from .kernels.rule import KEPT, keeping
+from .kernels.rule import keeping
 from .kernels.rules import RULES
 from .kernels.threads import uninterrupted
 from .launches import Bound, Launches
 from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
 from .state import restore
+from .storage import Storage
 
 
 class Optimizer:
@@ -29,17 +30,18 @@ class Optimizer:
 
     lr: a float >= 0, or a function of the number of completed steps (from 0). Assignable, also each of `groups`'. On a
     GPU a float is written there at once, on the current stream, so that the replays of a CUDA graph see it. The replays
-    are not seen here: add their number to `steps`.
+    are not seen here: add their number to `steps`, unless steps are counted there too (rounding, found_inf).
+
+    Keywords that all optimizers have. master=True: float16 or bfloat16 params get float32 copies, which the rule
+    updates, and are their rounded images. ema=0.999: `ema` holds a moving average of the weights, before they are
+    rounded. state_dtype: "bfloat16", or "uint8": 8-bit codes with a scale for every 256 (kernels/codes.py); not for
+    float64 params. rounding="stochastic": what is stored in 16 or 8 bits goes up or down at random, right in the mean;
+    the bits come from (seed, step, tensor, element). An assignment to params from outside does not reach the copies.
     """
 
-    def __init__(self, params, lr, hyper, *, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
+    def __init__(self, params, lr, hyper, **common):
         self._tree, self.params, self._steps = Tree(params), params, 0
-        self._lr = _checked_lr(lr)
-        self._kept = tuple(name for name, on in zip(KEPT, (flag("master", master), ema is not None), strict=True) if on)
-        ema = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
-        self._common = {"ema_decay": ema, "ema_rest": 1 - ema}
-        self.state_dtype = one_of("state_dtype", state_dtype, (None, *storage.DTYPES))
-        self.rounding, self.seed = one_of("rounding", rounding, ("nearest", "stochastic")), count("seed", seed)
+        self._lr, self._storage = _checked_lr(lr), Storage(**common)
         self.groups, self._views = [], []
         for k, (part, name) in enumerate(self._tree.parts):
             group = self._new_group(k, part, hyper)
@@ -50,37 +52,19 @@ class Optimizer:
         self.kernel_device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         disjoint(self._views)
         self._group_of = [group for group in self.groups for _ in group.tensors]
-        for v, group in zip(self._views, self._group_of, strict=True):
-            self._check_storage(v, group.rule)
-        seeds = np.random.SeedSequence(self.seed).generate_state(len(self._views), np.uint64)
-        self._keys = seeds.view(np.int64).tolist()
-        self._version = 0
+        held = list(zip(self._views, self._group_of, strict=True))
+        for v, group in held:
+            self._storage.check(v, group.rule, self.name)
+        self._keys, self._version = self._storage.keys(len(held)), 0
         with on_device_of(self._views):
-            self._state = [
-                [self._new_state(v, group, name) for name in group.rule.states]
-                for v, group in zip(self._views, self._group_of, strict=True)
-            ]
-            self._clock = self._xp.zeros(1, np.int64) if self.rounding == "stochastic" else None
+            self._state = [[self._new_state(v, group, name) for name in group.rule.states] for v, group in held]
+            self._clock = self._xp.zeros(1, np.int64) if self._storage.at_random else None
             self._launches = Launches(self)
             self._scalars = self._gather({})
             self._renew()
 
-    def _check_storage(self, v, rule):
-        if "master" in self._kept and v.itemsize != 2:
-            raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
-        if self.state_dtype in ("bfloat16", "uint8") and accumulator(v.dtype) != "float32":
-            raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
-        if self.state_dtype == "uint8" and rule.early:
-            raise ValueError(f"state_dtype: {self.name} keeps its state in float32 or bfloat16, got 'uint8'")
-
     def _new_state(self, v, group, name):
-        stored = storage.stored_as(group.rule, name, self.state_dtype, v.dtype)
-        state = storage.State(self.kernel_device, self._xp, v.shape, stored, accumulator(v.dtype))
-        if name in KEPT:
-            state.set(v)
-        elif initial := self._initial(group, name):
-            state.set(view(self._xp.full(v.shape, initial, accumulator(v.dtype)), name))
-        return state
+        return self._storage.new(self.kernel_device, self._xp, v, group.rule, name, self._initial(group, name))
 
     def _gather(self, held):
         """The Scalars of each rule and dtype, those held where their groups are the same."""
@@ -106,7 +90,7 @@ class Optimizer:
     def _check(self, **hyper):
         """(rule, hyperparameters, flags) of these arguments."""
         rule, hyper, flags = self._rule(**hyper)
-        return keeping(RULES.get(rule, rule), self._kept), hyper, flags
+        return keeping(RULES.get(rule, rule), self._storage.kept), hyper, flags
 
     @property
     def name(self):
@@ -145,9 +129,9 @@ class Optimizer:
     @property
     def ema(self):
         """The moving averages of the weights, in the structure of params: the arrays themselves."""
-        if "ema" not in self._kept:
+        if "ema" not in self._storage.kept:
             raise AttributeError(f"{self.name} was made without ema")
-        return self._tree.like([held[self._kept.index("ema")].held for held in self._state])
+        return self._tree.like([held[self._storage.kept.index("ema")].held for held in self._state])
 
     def current(self):
         """The hyperparameters of the next step, as the constructor names them; of groups, a list of these."""
@@ -175,7 +159,10 @@ class Optimizer:
 
     def _rows(self, rates):
         """What kernels read in the next step, checked; rates: the lr of each group."""
-        values = {group: {"lr": lr} | self._common | group.hyper for group, lr in zip(self.groups, rates, strict=True)}
+        values = {
+            group: {"lr": lr} | self._storage.scalars | group.hyper
+            for group, lr in zip(self.groups, rates, strict=True)
+        }
         return [(s, s.rounded([values[group] for group in s.groups])) for s in self._scalars.values()]
 
     def _put(self, rows):

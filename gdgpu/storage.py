@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .arrays import view
+from .checks import count, flag, number, one_of
 from .kernels import coded, update
 from .kernels.buffers import Buffer, address_of
 from .kernels.memory import accumulator
@@ -10,13 +12,55 @@ from .kernels.rule import KEPT, Rule
 DTYPES = ("float32", "bfloat16", "uint8")
 
 
-def stored_as(rule, name, state_dtype, w_dtype):
-    """The dtype, as kernels call it, of one of a rule's states; state_dtype: what the user asked for, or None."""
-    if name in KEPT or state_dtype in (None, "float32"):
-        return accumulator(w_dtype)
-    if state_dtype == "bfloat16":
-        return state_dtype
-    return "unsigned8" if name in rule.nonnegative else "signed8"
+class Storage:
+    """What an optimizer keeps, and how: the keywords that all of them have.
+
+    master: 16-bit parameters get float32 copies, which the rule updates; the parameters are their rounded images.
+    ema: the decay of a moving average of the weights, a = ema * a + (1 - ema) * w, 0 <= ema < 1; None for none.
+    state_dtype: of the rule's state. rounding: of 16-bit parameters and of state. seed: of the random bits.
+    """
+
+    def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
+        self.kept = tuple(n for n, on in zip(KEPT, (flag("master", master), ema is not None), strict=True) if on)
+        decay = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
+        self.scalars = {"ema_decay": decay, "ema_rest": 1 - decay}
+        self.state_dtype = one_of("state_dtype", state_dtype, (None, *DTYPES))
+        self.at_random = one_of("rounding", rounding, ("nearest", "stochastic")) == "stochastic"
+        self.seed = count("seed", seed)
+
+    def check(self, v, rule, name):
+        """ValueError unless a parameter, the View v, of the optimizer of this name can be kept so."""
+        if "master" in self.kept and v.itemsize != 2:
+            raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
+        if self.state_dtype and accumulator(v.dtype) != "float32":
+            raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
+        if self.state_dtype == "uint8" and rule.early:
+            raise ValueError(f"state_dtype: {name} keeps its state in float32 or bfloat16, got 'uint8'")
+        if self.state_dtype == "uint8" and len(rule.state) > coded.STATES:
+            states = len(rule.state)
+            raise ValueError(f"state_dtype: 'uint8' is for {coded.STATES} states at most, {name} has {states}")
+
+    def new(self, device, xp, v, rule, name, initial):
+        """The State of this name of a parameter, the View v."""
+        sums = accumulator(v.dtype)
+        state = State(device, xp, v.shape, self._dtype(rule, name, sums), sums)
+        if name in KEPT:
+            state.set(v)
+        elif initial:
+            state.set(view(xp.full(v.shape, initial, sums), name))
+        return state
+
+    def _dtype(self, rule, name, sums):
+        """The dtype, as kernels call it."""
+        if name in KEPT or self.state_dtype in (None, "float32"):
+            return sums
+        if self.state_dtype == "bfloat16":
+            return "bfloat16"
+        return "unsigned8" if name in rule.nonnegative else "signed8"
+
+    def keys(self, tensors):
+        """What the random bits of each tensor begin with."""
+        return np.random.SeedSequence(self.seed).generate_state(tensors, np.uint64).view(np.int64).tolist()
 
 
 class State:

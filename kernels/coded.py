@@ -9,7 +9,8 @@ from .limits import Limits
 
 EACH = codes.CODES_PER_SCALE
 THREADS = 512  # on a multiprocessor
-SCRATCH_BYTES = 4 * EACH * 4  # new values of up to four states wait for their scale
+STATES = 8  # at most
+SCRATCH_BYTES = 4 * EACH * STATES  # in which new values wait for their scale
 
 CPU = """
 for low in range(start, stop, EACH):
