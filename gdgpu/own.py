@@ -10,13 +10,11 @@ from .checks import flag, number
 from .kernels.rule import KEPT, Rule
 from .kernels.source import Source, rule_text
 from .optimizer import Optimizer
+from .storage import Storage
 
-_COMMON = [  # what else every optimizer takes
-    p.replace(kind=p.kind if p.kind is Parameter.VAR_KEYWORD else Parameter.KEYWORD_ONLY)
-    for p in inspect.signature(Optimizer).parameters.values()
-    if p.name not in ("params", "lr", "hyper")
-]
-RESERVED = ("self", "params", *(p.name for p in _COMMON), *KEPT, "ema_decay", "ema_rest")
+# What every optimizer takes besides.
+_COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Storage).parameters.values()]
+RESERVED = ("self", "params", *(p.name for p in _COMMON), *KEPT, *Storage().scalars)
 
 
 def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), **defaults):

@@ -103,7 +103,7 @@ def rule_of(optimizer, group, label, hyper):
         raise ValueError(f"{label}: {error}") from None
     if rule.states != group.rule.states:
         raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
-    return rule, {"lr": lr} | optimizer._common | values
+    return rule, {"lr": lr} | optimizer._storage.scalars | values
 
 
 def _products(scalars, carried):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -11,11 +12,15 @@ from references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 import gdgpu
 from gdgpu import fma as multiply_add
-from gdgpu.kernels import generate, update
+from gdgpu.kernels import generate, rules, source, update
 from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.rules import Rule
 
 TENTH = 0.1
+SINGLE = np.float32(0.1)
+WHOLE = 2**70
+CENTERED = True
 
 
 def apply(rule, w, g, flags=()):
@@ -47,6 +52,30 @@ def a_number_of_another_module(w, g):
     return w * math.pi
 
 
+def numbers_of_other_kinds(w, g):
+    """A float32, and an integer that no int64 holds."""
+    return w * SINGLE + g / WHOLE
+
+
+def a_switch_of_its_module(w, g):
+    return w * (0.1 if CENTERED and w > 0 else 0.7)
+
+
+def not_a_number(w, g):
+    return w + math.nan * g if w > 0.3 else w * -math.inf
+
+
+def assigned_in_steps(w, g):
+    a, b = w, g
+    a, b = b, a
+    a += 0.1
+    if not 0 < b < 0.7:
+        a *= 0.3
+    elif b == 0 or a != b:
+        pass
+    return a
+
+
 def its_own_fma(w, g):
     return multiply_add(0.1, w, 0.7)
 
@@ -67,6 +96,10 @@ LITERALS = {
     a_ratio_of_integers: lambda w, g, F: w * (F(1) / F(3)),
     a_number_of_its_module: lambda w, g, F: w * F(0.1),
     a_number_of_another_module: lambda w, g, F: w * F(math.pi),
+    numbers_of_other_kinds: lambda w, g, F: w * F(SINGLE) + g / F(2.0**70),
+    a_switch_of_its_module: lambda w, g, F: w * np.where(w > 0, F(0.1), F(0.7)),
+    not_a_number: lambda w, g, F: np.where(w > F(0.3), F("nan"), w * F("-inf")),
+    assigned_in_steps: lambda w, g, F: (g + F(0.1)) * np.where((w > 0) & (w < F(0.7)), F(1), F(0.3)),
     its_own_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(0.7)) for x in w], F),
     the_packages_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(-0.7)) for x in w], F),
     a_branch: lambda w, g, F: np.where(w > F(0.1), w, F(-0.1)),
@@ -79,13 +112,16 @@ def test_literals_have_the_arrays_precision(function, dtype):
     w, g = samples((500,), dtype, 1), samples((500,), dtype, 2)
     w[0] = sums_of(dtype).type(0.1)  # where a comparison in float64 would differ
     sums = sums_of(dtype)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         expected = LITERALS[function](w.astype(sums), g.astype(sums), sums.type).astype(dtype_of(dtype))
     apply(Rule(function), w, g)
     assert_same_bits(w, expected)
 
 
-@pytest.mark.parametrize("function", [f for f in LITERALS if f is not a_branch], ids=lambda f: f.__name__)
+EXACT = (a_branch, numbers_of_other_kinds, not_a_number)  # rounded only once, or not at all
+
+
+@pytest.mark.parametrize("function", [f for f in LITERALS if f not in EXACT], ids=lambda f: f.__name__)
 def test_float64_literals_would_be_noticed(function):
     w, g = samples((500,), "float32", 1), samples((500,), "float32", 2)
     wide = LITERALS[function](w.astype(np.float64), g.astype(np.float64), np.float64).astype(np.float32)
@@ -109,7 +145,7 @@ def two_flags(w, g, up, double):
 @pytest.mark.parametrize("function", [unknown_name, calls_a_builtin, lambda w, g: w, len, 3])
 def test_what_is_no_rule(function):
     with pytest.raises(TypeError, match=r"\Arule: [^\n]*\Z"):
-        generate.rule_text(function, {})
+        source.rule_text(function, {})
 
 
 @pytest.mark.parametrize("up", (False, True))
@@ -119,8 +155,62 @@ def test_flags_are_constants(up, double):
     flags = (("up", up), ("double", double))
     apply(Rule(two_flags, flags=("up", "double")), w, g, flags)
     np.testing.assert_array_equal(w, g * (2 if double else 1) * (1 if up else -1))
-    text = generate.rule_text(two_flags, dict(flags))
-    assert "def rule(w, g):" in text and ("g = -g" in text) == up and f"if {double} else" in text
+    text = source.rule_text(two_flags, dict(flags))
+    assert "def rule(w, g):" in text and ("g = -g" in text) == up and ("constant(2.0)" in text) == double
+
+
+def many_flags(w, g, up, down):
+    if up and not down:
+        u = g
+    elif down or g > 0:
+        u = -g if not up and down else 3 * g
+    else:
+        return w
+    return u
+
+
+@pytest.mark.parametrize("up", (False, True))
+@pytest.mark.parametrize("down", (False, True))
+def test_what_flags_decide_is_decided(up, down):
+    scope = {"constant": float}
+    exec(source.rule_text(many_flags, {"up": up, "down": down}), scope)
+    for g in (-2.0, 2.0):
+        assert scope["rule"](1.0, g) == many_flags(1.0, g, up, down)
+    text = source.rule_text(many_flags, {"up": up, "down": down})
+    assert "True" not in text and "False" not in text and ("if" in text) == (not up and not down)
+
+
+def own_returns(w, g, v):
+    return (w,)
+
+
+def test_the_number_of_returned_values():
+    assert "return w" in source.rule_text(own_returns, {}, returns=("w",))
+    expected = rf"\Arule: own_returns, {re.escape(__file__)}:\d+: returns 1 value, expected 2: w, v\Z"
+    with pytest.raises(TypeError, match=expected):
+        source.rule_text(own_returns, {}, returns=("w", "v"))
+
+
+def test_every_rule_of_the_table_returns_what_it_says():
+    for rule in rules.RULES.values():
+        for flags in flags_of(rule):
+            fixed = dict(flags) | rule.fixed
+            late = [name for name in rule.state if name not in rule.early]
+            source.rule_text(rule.function, fixed, rule.absent, returns=("w", *late))
+            if rule.norm:
+                source.rule_text(rule.norm, fixed, rule.absent, returns=("u", *rule.early))
+        if rule.step:
+            source.rule_text(rule.step, {}, returns=(*rule.carried, *rule.given))
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [("return x.foo", r"Unknown attribute 'foo' of type float32 \(return x\.foo\)"), ("return f'{x}'", ".*")],
+)
+def test_what_numba_cannot_compile_is_said_in_a_line(body, message):
+    text = f'@jit(False, "float32(float32)")\ndef f(x):\n    {body}\n'
+    with pytest.raises(TypeError, match=rf"\Abad_\w+: numba cannot compile it: {message}\Z"):
+        generate.load("bad", text, {}, "gdgpu.kernels.cpu", ("jit",))
 
 
 def optional_state(w, g, first, second, kept):
@@ -133,7 +223,7 @@ def optional_state(w, g, first, second, kept):
 @pytest.mark.parametrize("kept", (False, True))
 def test_states_may_be_absent(kept):
     absent = () if kept else ("second",)
-    text = generate.rule_text(optional_state, {"kept": kept}, absent)
+    text = source.rule_text(optional_state, {"kept": kept}, absent)
     scope = {}
     exec(text, scope)
     assert scope["rule"](*(1.0, 2.0, 3.0, 4.0)[: 4 - len(absent)]) == ((-5.0, 9.0, 6.0) if kept else (-1.0, 5.0))
