@@ -14,7 +14,12 @@ from gdgpu.kernels import driver, rules, tree, update
 target = pytest.importorskip("gdgpu.kernels.target", reason="needs numba-cuda: install gdgpu[test]")
 pytestmark = pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
 TYPES = {"int64": ctypes.c_int64, "float32": ctypes.c_float, "float64": ctypes.c_double}
-KINDS = {"update": ["int64"] * 3, "advance": ["int64"] * 4, "fused": ["int64"] * 4 + ["float32"]}
+KINDS = {
+    "update": ["int64"] * 4,
+    "advance": ["int64"] * 6,
+    "norms": ["int64"] * 4,
+    "fused": ["int64"] * 4 + ["float32"],
+}
 
 
 class Driver:
@@ -78,15 +83,15 @@ def test_a_step_is_one_launch_of_a_table_of_addresses(count, stub):
     params, grads = tensors(count)
     optimizer = gdgpu.Momentum([{"params": params[:3], "lr": 0.5}, {"params": params[3:]}], 0.25)
     optimizer.step([grads[:3], grads[3:]])
-    [(name, geometry, stream, (table, items, chunk))] = stub.launched
+    [(name, geometry, stream, (table, items, chunk, around))] = stub.launched
     assert name == "update_momentum_float32" and stream == 11
-    assert geometry == [count, 1, 1, tree.CUDA_THREADS, 1, 1, 0]
+    assert around == 0 and geometry == [count, 1, 1, tree.CUDA_THREADS, 1, 1, 0]
     states = [v for part in optimizer.state_dict()["state"] for v in part["velocity"]]
     assert len(states) == count
     for k in range(count):
         n, scalars, w, g, velocity = row_of(table, k, 5)
         assert (n, w, g) == (params[k].size, params[k].ctypes.data, grads[k].ctypes.data)
-        assert velocity == optimizer._state[k][0].ctypes.data
+        assert velocity == optimizer._state[k][0].address
         lr, momentum, decay = np.ctypeslib.as_array((ctypes.c_float * 3).from_address(int(scalars)))
         assert (lr, momentum, decay) == (0.5 if k < 3 else 0.25, np.float32(0.9), 0)
         assert row_of(items, k, 2) == [k, 0] and n <= chunk
@@ -97,7 +102,25 @@ def test_adam_is_two_launches_whatever_the_groups(stub):
     optimizer = gdgpu.Adam([{"params": p, "betas": (0.1 * k, 0.9)} for k, p in enumerate(params)])
     optimizer.step(grads)
     assert [launch[0] for launch in stub.launched] == ["advance_adam_float32", "update_adam_float32"]
-    assert stub.launched[0][3][3] == 6  # rows
+    assert stub.launched[0][3][5] == 6  # rows
+
+
+@pytest.mark.parametrize(
+    ("name", "around", "launched"),
+    [
+        ("Momentum", {"grad_scale": 2.0, "clip_value": 1.0, "zero_grads": True}, ["update"]),
+        ("Momentum", {"clip_norm": 1.0}, ["norms", "update"]),
+        ("Adam", {"clip_norm": 1.0}, ["advance", "norms", "update"]),
+        ("Momentum", {"found_inf": True}, ["advance", "update"]),  # the first counts the steps that are taken
+        ("Adam", {"found_inf": True}, ["advance", "update"]),
+        ("LARS", {}, ["norms", "update"]),
+        ("LAMB", {}, ["advance", "norms", "update"]),
+    ],
+)
+def test_what_surrounds_a_step_takes_few_launches(name, around, launched, stub):
+    params, grads = tensors(10)
+    getattr(gdgpu, name)(params, 0.1).step(grads, **around)
+    assert [launch[0].partition("_")[0] for launch in stub.launched] == launched
 
 
 def test_samples_are_one_launch_for_tensors_of_any_size(stub):
