@@ -14,8 +14,9 @@ def number(name, value, low=0.0, high=math.inf, high_is_open=False):
         value = math.inf
     inside = low <= value < high if high_is_open else low <= value <= high
     if not (math.isfinite(value) and inside):
+        least = "" if math.isinf(low) else f" >= {low:g}"
         below = "" if math.isinf(high) else f" and {'<' if high_is_open else '<='} {high:g}"
-        raise ValueError(f"{name}: expected a finite number >= {low:g}{below}, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number{least}{below}, got {value!r}")
     return value
 
 

@@ -97,7 +97,7 @@ class _Launch:
         states = zip(*([state.address for state in optimizer._state[k]] for k in tensors), strict=True)
         # the addresses of each tensor's scalars, of w and its states, which never move
         self.fixed = {"hyper": [rows[group] for group in groups], "w": [w.address for w in self.views]}
-        self.fixed |= dict(zip(self.rule.states, states, strict=bool(tensors)))
+        self.fixed |= dict(zip(self.rule.held, states, strict=bool(tensors)))
         self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
         rounds = any(d in CODED or itemsize(d) == 2 for d in self.dtypes)
         self.options = (*options, *["at_random"] * (rounds and optimizer._storage.at_random))
@@ -157,7 +157,7 @@ class Samples(_Launch):
     def __init__(self, optimizer, tensors, g_dtype, options):
         super().__init__(optimizer, tensors, g_dtype, options)
         self.reduction = Reduction(self.device, self.xp, self._kernel)
-        names = ("hyper", "w", *self.rule.states)
+        names = ("hyper", "w", *self.rule.held)
         self.targets = list(zip(*(self.fixed[n] for n in names), strict=True))
 
     def _kernel(self, device, g_dtype, weighted):

@@ -11,7 +11,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from . import generate, threads
+from . import source, threads
 from .fields import AROUND, around
 from .limits import Limits
 from .text import accessors, module, stem
@@ -54,7 +54,7 @@ def kernel(device, rule, sums):
     """The kernel of a rule's step function, for scalars of dtype `sums`; rule None: of one that only counts."""
     parts = {"step": "def rule():\n    return", "advance": ""}
     if rule:
-        parts = {"step": generate.rule_text(rule.step, {}), "advance": _advance(rule)}
+        parts = {"step": source.rule_text(rule.step, {}), "advance": _advance(rule)}
     parts |= {"found": f"around, {AROUND.index('found')}", "count": "store_int64(steps, 0, load_int64(steps, 0) + 1)"}
     parts["count"] = f"steps = {around('steps')}\n" + parts["count"]
     constants = {"constant": "np.float64", "rounded": f"np.{sums}"} | accessors({"float64", "float32"}, sums)

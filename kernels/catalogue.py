@@ -115,6 +115,12 @@ def _accumulate(weighted, suffix):
     return _rows(f"accumulate{suffix}", accumulate.LIMITS, lambda d: accumulate.kernels("cuda", d, weighted).add)
 
 
+def of_rule(rule):
+    """The rows of a rule's kernels, as the catalogue lists them without weights or variants."""
+    last = _norms(rule, joint=False) if rule.norm else _reduce_update(rule, False, "")
+    return [*_update(rule), *_advance(rule), *last]
+
+
 def _all():
     for rule in rules.RULES.values():
         yield from _update(rule)

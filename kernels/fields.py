@@ -1,6 +1,6 @@
 """The parts of a kernel's text that depend on its rule, its dtypes and what else a step does."""
 
-from . import generate, memory
+from . import memory, source
 from .rule import NORMS
 
 # What a step may do besides its rule: to the gradient, in this order, then to itself.
@@ -13,20 +13,22 @@ CODED = ("signed8", "unsigned8")
 
 
 class Fields:
-    """What there is for an element, how it is read, made new and written, as text. Names are those of the arrays.
+    """What there is for an element, how it is read, made new and written, as text. Names are those of the arrays,
+    of a state what rule.named has.
 
     dtypes: of w, g and each of rule.states, in that order; a state's may be one of CODED. options: some of OPTIONS.
     """
 
     def __init__(self, rule, dtypes, flags, options=()):
         self.rule, self.options = rule, options
-        self.names = ("w", "g", *rule.states)
+        self.names = ("w", "g", *rule.held)
         self.dtypes = dict(zip(self.names, dtypes, strict=True))
-        self.late = tuple(n for n in rule.state if n not in rule.early)
+        self.early = tuple(rule.named[n] for n in rule.early)
+        self.late = tuple(n for n in rule.named.values() if n not in self.early)
         self.written = ("w", *rule.kept, *self.late)
-        self.coded = tuple(n for n in rule.state if self.dtypes[n] in CODED)
+        self.coded = tuple(n for n in rule.named.values() if self.dtypes[n] in CODED)
         self.plain = tuple(n for n in self.written if n not in self.coded)
-        changed = (*self.written, *rule.early)
+        changed = (*self.written, *self.early)
         narrow = [n for n in changed if n in self.coded or memory.itemsize(self.dtypes[n]) == 2]
         self.at_random = tuple(narrow) if "at_random" in options else ()
         self.sums = memory.accumulator(dtypes[0])
@@ -58,7 +60,7 @@ class Fields:
         """The scalar functions that a phase calls: "rule", "norm" or "gradient", and what prepares the gradient."""
         texts, function = [], {"rule": self.rule.function, "norm": self.rule.norm}.get(phase)
         if function:
-            texts.append(generate.rule_text(function, self.flags, self.rule.absent, phase))
+            texts.append(source.rule_text(function, self.flags, self.rule.absent, phase))
         if self._prepares:
             steps = {
                 "scaled": "    g = g / scale",
@@ -132,7 +134,7 @@ class Fields:
 
     def direction(self, old, index, suffix=""):
         """The same for the first phase: the lines make u, whose norm is taken, and the early states."""
-        made = {n: f"new_{n}{suffix}" for n in self.rule.early}
+        made = {n: f"new_{n}{suffix}" for n in self.early}
         lines = [f"{', '.join([f'u{suffix}', *made.values()])} = {self._call('norm', self.rule.norm, old)}"]
         return lines, {n: self._narrowed(n, value, index) for n, value in made.items()}
 
@@ -140,8 +142,12 @@ class Fields:
         """The gradient as the rule sees it."""
         return f"gradient({old['g']}, scale, limit, factor)" if self._prepares else old["g"]
 
+    def taken(self, function):
+        """What the rule, or its norm, takes, as it is named here."""
+        return [self.rule.named.get(n, n) for n in self.rule.parameters(function)]
+
     def _call(self, name, function, old):
-        taken = self.rule.parameters(function)[2:]
+        taken = self.taken(function)[2:]
         values = [old.get("master", old["w"]), self.gradient(old), *(old.get(n, f"h_{n}") for n in taken)]
         return f"{name}({', '.join(values)})"
 

@@ -184,7 +184,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
     squares, names = ("u",), ("g",)
     if not joint:
         squares = ("w", "u")
-        names = tuple(n for n in fields.names if n in ("w", "g", "master", *rule.parameters(rule.norm)))
+        names = tuple(n for n in fields.names if n in ("w", "g", "master", *fields.taken(rule.norm)))
     lanes, size = lanes_of([fields.dtypes[n] for n in names]), np.dtype(fields.sums).itemsize
     on_cpu = device == "cpu"
     parts = {

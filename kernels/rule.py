@@ -54,6 +54,16 @@ class Rule:
         """Names of all arrays beside w and g: what is kept, and the rule's state."""
         return (*self.kept, *self.state)
 
+    @cached_property
+    def named(self):
+        """What kernels call each state: with its number, so that it is called like no variable of theirs."""
+        return {n: f"s{k}_{n}" for k, n in enumerate(self.state)}
+
+    @property
+    def held(self):
+        """What kernels call the arrays of `states`."""
+        return (*self.kept, *self.named.values())
+
     def parameters(self, function):
         """Names of what the function, or norm, takes once flags are compiled in."""
         return tuple(n for n in _names(function) if n not in (*self.flags, *self.fixed, *self.absent))

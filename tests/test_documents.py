@@ -1,5 +1,6 @@
 """What the documents promise: the README's example runs and learns, and so do the scripts in examples/."""
 
+import linecache
 import re
 import runpy
 from pathlib import Path
@@ -15,18 +16,25 @@ ROOT = Path(__file__).parent.parent
 def examples():
     """The names that the README's first, second, … example leaves behind; a later one uses what is before it."""
     scope, scopes = {}, []
-    for example in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
+    for k, example in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)):
         assert len(example.splitlines()) <= 13
-        exec(compile(example, "README.md", "exec"), scope)
+        name = f"README.md, example {k}"  # where inspect finds the source of a rule
+        linecache.cache[name] = len(example), None, example.splitlines(keepends=True), name
+        exec(compile(example, name, "exec"), scope)
         scopes.append(dict(scope))
     return scopes
 
 
 def test_readme_examples_do_what_they_say(examples):
-    line, groups = examples
+    line, groups, own, precise, around = examples
     assert float(line["model"].params["bias"][0]) == pytest.approx(3, abs=1e-3)
     # a constant gradient moves Adam's weights by lr a step
     assert groups["W"] == pytest.approx(-(1e-3 + 5e-4), abs=1e-6) and groups["b"] == pytest.approx(-0.2, abs=1e-6)
+    assert own["w"] == pytest.approx(-1e-3)
+    assert precise["opt"].state_dict()["state"]["exp_avg"].shape == (10_000,)
+    # g is 512 / 256, then of norm 4, so 1/2 each: Adam's first step is lr whatever its size; 1e-2 is weight decay
+    assert around["w"] == pytest.approx(1 - 1e-3 - 1e-3 * 1e-2, abs=1e-7) and not around["g"].any()
+    assert around["opt"].ema == pytest.approx(0.99 + 0.01 * around["w"], abs=1e-7)
 
 
 def test_readme_example_prints_its_result(capsys, examples):
