@@ -117,6 +117,48 @@ def test_training_step_replayed_as_a_graph(make, stream):
     assert not np.array_equal(all_of(captured)[0], start.get())
 
 
+@pytest.mark.parametrize("found", ([1, 0, 0, 1], [0, 1, 0, 0]), ids=("skipped first", "skipped later"))
+@pytest.mark.parametrize(
+    "make",
+    (
+        lambda w: gdgpu.Adam(w, 0.05, state_dtype="uint8", rounding="stochastic", seed=3),
+        lambda w: gdgpu.LAMB(w, 0.05),
+        lambda w: gdgpu.SGD(w, 0.05, momentum=0.9, dampening=0.5, ema=0.5),
+    ),
+    ids=("adam, 8-bit, at random", "lamb", "sgd, averaged"),
+)
+def test_guarded_step_replayed_as_a_graph(make, found, stream):
+    """Scaled, clipped and sometimes skipped: what decides lies on the device, and so does the count of steps."""
+    start, scale = cupy.asarray(samples((70_001,), "float32", 1)), cupy.asarray(np.float32(8))
+
+    def guarded():
+        w, g, is_inf = start.copy(), cupy.empty_like(start), cupy.zeros(1, "float32")
+        optimizer = make(w)
+        run = optimizer.bind(g, grad_scale=scale, found_inf=is_inf, clip_norm=2.0, zero_grads=True)
+
+        def step():
+            cupy.multiply(w, scale, out=g)
+            run()
+
+        step()
+        return optimizer, is_inf, step
+
+    plain, is_inf, step = guarded()
+    for value in found:
+        is_inf.fill(value)
+        step()
+    captured, is_inf, step = guarded()
+    stream.begin_capture()
+    step()
+    graph = stream.end_capture()
+    for value in found:
+        is_inf.fill(value)
+        graph.launch()
+    assert captured.steps == plain.steps == 1 + found.count(0)
+    for actual, expected in zip(all_of(captured), all_of(plain), strict=True):
+        assert_same_bits(actual, expected)
+
+
 @every_optimizer
 @pytest.mark.parametrize("is_bound", (False, True), ids=("step", "bound"))
 def test_steps_take_their_place_in_the_stream(make, is_bound, stream, busy):
