@@ -103,6 +103,16 @@ class Fields:
         lines += [f"{n}_scales = {n}_at + ((load_int64(row, 0) + 255) >> 8) * 256" for n in self.coded]
         return "\n".join(lines)
 
+    def item(self, columns, most, skip, norms=True):
+        """Lines that begin an item of work: elements start … stop-1 of a tensor. columns: of items; most: elements."""
+        lines = [
+            f"tensor = load_int64(items, {columns} * item)",
+            f"start = load_int64(items, {columns} * item + 1)",
+            "row = table + tensor * ROW_BYTES",
+            f"stop = min(start + {most}, load_int64(row, 0))",
+        ]
+        return "\n".join([*lines, self.addresses(column=1), skip, self.scalars(norms)])
+
     # An element
 
     def load(self, name, index):

@@ -50,13 +50,7 @@ $fold
 def norms(table, items, job, around, scratch, first, last):
     sums = load_int64(job, 0)
     for item in range(first, last):
-        tensor = load_int64(items, 3 * item)
-        start = load_int64(items, 3 * item + 1)
-        row = table + tensor * ROW_BYTES
-        stop = min(start + GROUP, load_int64(row, 0))
-        $addresses
-        $skip
-        $scalars
+        $item
         $clear_totals
         for low in range(start, stop, CHUNK):
             high = min(low + CHUNK, stop)
@@ -92,13 +86,7 @@ $fold
 def norms(table, items, job, around):
     item = cuda.blockIdx.x
     sums = load_int64(job, 0)
-    tensor = load_int64(items, 3 * item)
-    start = load_int64(items, 3 * item + 1)
-    row = table + tensor * ROW_BYTES
-    stop = min(start + GROUP, load_int64(row, 0))
-    $addresses
-    $skip
-    $scalars
+    $item
     squares = cuda.shared.array(SHARED, sum_type)
     arrived = cuda.shared.array(1, np.int32)
     thread = np.int32(cuda.threadIdx.x)
@@ -190,9 +178,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
     parts = {
         "functions": fields.functions("@jit(CACHING)" if on_cpu else "@device", "gradient" if joint else "norm"),
         "fold": FOLD,
-        "addresses": fields.addresses(column=1),
-        "skip": _skip(fields, on_cpu),
-        "scalars": fields.scalars(norms=False),
+        "item": fields.item(3, "GROUP", _skip(fields, on_cpu), norms=False),
         "clear_totals": "\n".join(f"total_{s} = zero" for s in squares),
         "finish": fill(CLIP, max_norm=around("max_norm"), factor=around("factor")).rstrip() if joint else "pass",
     }

@@ -28,13 +28,7 @@ $functions
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
 def update(table, items, chunk, around, scratch, first, last):
     for item in range(first, last):
-        tensor = load_int64(items, 2 * item)
-        start = load_int64(items, 2 * item + 1)
-        row = table + tensor * ROW_BYTES
-        stop = min(start + chunk, load_int64(row, 0))
-        $addresses
-        $skip
-        $scalars
+        $item
         $loop
 """
 
@@ -49,13 +43,7 @@ $functions
 @jit("int64 int64 int64 int64", NAME, CODE, RESIDENT)
 def update(table, items, chunk, around):
     item = cuda.blockIdx.x
-    tensor = load_int64(items, 2 * item)
-    start = load_int64(items, 2 * item + 1)
-    row = table + tensor * ROW_BYTES
-    stop = min(start + chunk, load_int64(row, 0))
-    $addresses
-    $skip
-    $scalars
+    $item
     $loop
 """
 
@@ -98,9 +86,7 @@ def kernel(device, rule, flags, dtypes, options=()):
     on_cpu = device == "cpu"
     parts = {
         "functions": fields.functions("@jit(CACHING)" if on_cpu else "@device"),
-        "addresses": fields.addresses(column=1),
-        "skip": _skip(fields, CPU_SKIP if on_cpu else CUDA_SKIP),
-        "scalars": fields.scalars(),
+        "item": fields.item(2, "chunk", _skip(fields, CPU_SKIP if on_cpu else CUDA_SKIP)),
         "loop": _loop(fields, on_cpu, lanes),
     }
     constants = fields.constants | {"ROW_BYTES": 8 * (1 + len(fields.columns)), "LANES": lanes}

@@ -2,12 +2,14 @@
 
 import math
 from fractions import Fraction
+from inspect import signature
 
 import ml_dtypes
 import numpy as np
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 RADIX = 32
+CHUNK, WIDTH = 1024, 128  # of whole-tensor norms: elements, lanes
 
 
 def dtype_of(name):
@@ -131,6 +133,24 @@ def _fold_each(groups, c):
     return total
 
 
+def squares(values):
+    """The sum of the squares of a flat array by the text of the design, in the accumulator's dtype."""
+    values = values.astype(sums_of(values.dtype.name))
+    chunks = np.zeros((-(-len(values) // CHUNK), CHUNK // WIDTH, WIDTH), values.dtype)
+    chunks.reshape(-1)[: len(values)] = values
+    lanes = np.zeros((len(chunks), WIDTH), values.dtype)
+    for k in range(CHUNK // WIDTH):
+        lanes = fma(chunks[:, k], chunks[:, k], lanes)
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return tree(lanes, reduction="sum")[0]
+
+
+def joint_squares(tensors):
+    """The same of several flat arrays together, whose sums are added up in the same tree."""
+    return tree(np.array([[squares(t)] for t in tensors]), reduction="sum")[0]
+
+
 def longest_path(B):
     """Roundings between a row and the root of the tree."""
     adds = 0
@@ -171,6 +191,30 @@ def run_rule(rule, flags, w, g, state, hyper):
         if isinstance(new, tuple):
             new = tuple(value for value in new if value is not None)
         for array, value in zip((w, *state), new if isinstance(new, tuple) else (new,), strict=True):
+            array[i] = value
+
+
+def run_two_phases(rule, flags, w, g, state, hyper):
+    """The same for a rule with norms: its first phase over all elements, the norms of w and u, then the second."""
+    sums = sums_of(w.dtype.name).type
+    named = dict(zip(rule.state, state, strict=True))
+
+    def call(function, i, scalars):
+        values = {n: sums(x[i]) for n, x in ({"w": w, "g": g} | named).items()}
+        return function(**{n: v for n, v in (values | scalars | flags).items() if n in signature(function).parameters})
+
+    scalars = {name: sums(value) for name, value in hyper.items()}
+    u = np.zeros(len(w), sums)
+    for i in range(len(w)):
+        found = call(rule.norm, i, scalars)
+        u[i], *new = found if rule.early else (found,)
+        for name, value in zip(rule.early, new, strict=True):
+            named[name][i] = value
+    scalars |= {"w_norm": np.sqrt(squares(w)), "u_norm": np.sqrt(squares(u))}
+    late = [named[name] for name in rule.state if name not in rule.early]
+    for i in range(len(w)):
+        found = call(rule.function, i, scalars)
+        for array, value in zip((w, *late), found if late else (found,), strict=True):
             array[i] = value
 
 
