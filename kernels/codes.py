@@ -63,11 +63,11 @@ def _emit_random(b, key, index):
 
 def _emit_top(b, top, x):
     bits = b.and_(_bits(b, x), _const(~_SIGN))
-    return b.select(b.icmp_unsigned(">", bits, top), bits, top)
+    return b.select(b.icmp_signed(">", bits, top), bits, top)
 
 
 def _emit_larger(b, top, other):
-    return b.select(b.icmp_unsigned(">", other, top), other, top)
+    return b.select(b.icmp_signed(">", other, top), other, top)
 
 
 def _emit_scale(kind):
@@ -76,7 +76,7 @@ def _emit_scale(kind):
         bits = b.sub(exponent, _const(_OCTAVES[kind] << 23))
         is_small = b.icmp_signed("<", bits, _const(1 << 23))
         bits = b.select(is_small, _const(1 << 23), bits)
-        is_finite = b.icmp_unsigned("<", top, _const(_INFINITY))
+        is_finite = b.icmp_signed("<", top, _const(_INFINITY))
         return _float(b, b.select(is_finite, bits, _const(0x7FC00000)))
 
     return emit
@@ -86,10 +86,10 @@ def _emit_decode(kind):
     def emit(b, code, scale):
         magnitude = b.and_(code, _const(0x7F)) if kind == "signed8" else code
         octave = b.lshr(magnitude, _const(_FRACTION))
-        is_low = b.icmp_unsigned("==", octave, _const(0))
+        is_low = b.icmp_signed("==", octave, _const(0))
         fraction = b.or_(b.and_(magnitude, _const(15)), b.select(is_low, _const(0), _const(16)))
         steps = b.shl(fraction, b.select(is_low, _const(0), b.sub(octave, _const(1))))
-        value = b.fmul(b.uitofp(steps, _F32), scale)
+        value = b.fmul(b.sitofp(steps, _F32), scale)
         if kind == "signed8":
             sign = b.shl(b.and_(code, _const(0x80)), _const(24))
             value = _float(b, b.or_(_bits(b, value), sign))
@@ -107,7 +107,7 @@ def _emit_encode(kind, at_random):
         octave = b.select(b.icmp_signed(">", octave, _const(0)), octave, _const(0))
         unit = _float(b, b.sub(_const(127 + _POINT << 23), b.shl(octave, _const(23))))
         is_real = b.fcmp_ordered("ord", scale, scale)
-        fixed = b.fptoui(b.select(is_real, b.fmul(steps, unit), ir.Constant(_F32, 0.0)), _I32)
+        fixed = b.fptosi(b.select(is_real, b.fmul(steps, unit), ir.Constant(_F32, 0.0)), _I32)
         if at_random:
             below = b.lshr(random[0], _const(32 - _POINT))
         else:
@@ -118,7 +118,7 @@ def _emit_encode(kind, at_random):
             code = b.or_(code, b.lshr(b.and_(bits, _const(_SIGN)), _const(24)))
         else:  # what is not 0 stays so: it may be divided by
             least = b.zext(b.fcmp_ordered(">", magnitude, ir.Constant(_F32, 0.0)), _I32)
-            code = b.select(b.icmp_unsigned("<", code, least), least, code)
+            code = b.select(b.icmp_signed("<", code, least), least, code)
         return b.select(is_real, code, _const(0))
 
     return emit
@@ -127,7 +127,7 @@ def _emit_encode(kind, at_random):
 def _emit_bfloat16(b, x, random):
     bits = _bits(b, x)
     rounded = b.and_(b.add(bits, b.lshr(random, _const(16))), _const(0xFFFF0000))
-    is_finite = b.icmp_unsigned("<", b.and_(bits, _const(~_SIGN)), _const(_INFINITY))
+    is_finite = b.icmp_signed("<", b.and_(bits, _const(~_SIGN)), _const(_INFINITY))
     return _float(b, b.select(is_finite, rounded, bits))
 
 
@@ -136,13 +136,13 @@ def _emit_float16(b, x, random):
     bits = _bits(b, x)
     magnitude = b.and_(bits, _const(~_SIGN))
     exponent = b.lshr(magnitude, _const(23))
-    is_low = b.icmp_unsigned("<", exponent, _const(127 - 14))
+    is_low = b.icmp_signed("<", exponent, _const(127 - 14))
     exponent = b.select(is_low, _const(127 - 14), exponent)
     unit = _float(b, b.shl(b.sub(_const(254 + 10 + 13), exponent), _const(23)))  # its last place becomes 2^13
-    is_finite = b.icmp_unsigned("<", magnitude, _const(127 + 16 << 23))
-    fixed = b.fptoui(b.fmul(b.select(is_finite, _float(b, magnitude), ir.Constant(_F32, 0.0)), unit), _I32)
+    is_finite = b.icmp_signed("<", magnitude, _const(127 + 16 << 23))
+    fixed = b.fptosi(b.fmul(b.select(is_finite, _float(b, magnitude), ir.Constant(_F32, 0.0)), unit), _I32)
     count = b.and_(b.add(fixed, b.lshr(random, _const(32 - 13))), _const(~0x1FFF))
-    rounded = b.fmul(b.uitofp(count, _F32), _float(b, b.shl(b.sub(exponent, _const(10 + 13)), _const(23))))
+    rounded = b.fmul(b.sitofp(count, _F32), _float(b, b.shl(b.sub(exponent, _const(10 + 13)), _const(23))))
     rounded = _float(b, b.or_(_bits(b, rounded), b.and_(bits, _const(_SIGN))))
     return b.select(is_finite, rounded, x)
 

@@ -150,13 +150,13 @@ def norms(table, items, job, around):
         $finish
 """
 
-# The root is the last sum. A norm that is not a number makes everything so.
+# The root is the last sum. A norm that is not finite makes everything NaN: norm - norm is then not 0.
 CLIP = """
 norm = sqrt(load_sum(sums, load_int64(nodes, 3 * load_int64(job, 5 + load_int64(job, 4)) - 1)))
 most = load_sum($max_norm, 0)
 factor = one
 if not norm <= most:
-    factor = most / norm
+    factor = most / norm + (norm - norm)
 store_sum($factor, 0, factor)
 """.strip()
 
