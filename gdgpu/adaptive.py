@@ -177,11 +177,21 @@ class Adamax(_Moments):
         super().__init__(params, lr, betas, eps, weight_decay, maximize, **common)
 
 
-class NAdam(_Moments):
+class _Decoupling(_Moments):
+    """What may decouple its weight decay."""
+
+    def _rule(self, decoupled_weight_decay, **hyper):
+        own = {"decoupled": flag("decoupled_weight_decay", decoupled_weight_decay)}
+        family, hyper, flags = super()._rule(**hyper)
+        return family, hyper, flags | own
+
+
+class NAdam(_Decoupling):
     """Adam with Nesterov's momentum, whose share grows: mu_t = beta1 * (1 - 0.96^(t * momentum_decay) / 2).
 
     g, m and v as Adam's; p = product of mu_1 … mu_t; w -= lr * ((1 - mu_t) / (1 - p) * g
     + mu_{t+1} / (1 - p * mu_{t+1}) * m) / (sqrt(v / (1 - beta2^t)) + eps). maximize: g = -g first.
+    decoupled_weight_decay: w *= 1 - lr * weight_decay first, and g as it is.
 
     momentum_decay >= 0, the others as Adam's. Source: Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ,
     as in torch.optim.NAdam.
@@ -197,31 +207,44 @@ class NAdam(_Moments):
         eps=1e-8,
         weight_decay=0,
         momentum_decay=4e-3,
+        decoupled_weight_decay=False,
         maximize=False,
         **common,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, maximize, {"momentum_decay": momentum_decay}, **common)
+        own = {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, own, **common)
 
-    def _rule(self, betas, eps, weight_decay, momentum_decay, maximize):
+    def _rule(self, momentum_decay, **hyper):
         momentum_decay = number("momentum_decay", momentum_decay)
-        family, hyper, flags = super()._rule(betas, eps, weight_decay, maximize)
+        family, hyper, flags = super()._rule(**hyper)
         return family, hyper | {"momentum_decay": momentum_decay, "decay": 0.96**momentum_decay}, flags
 
 
-class RAdam(_Moments):
+class RAdam(_Decoupling):
     """Adam that waits until the variance of its step is known: until then m alone, without the root of v.
 
     g, m and v as Adam's; r = 2 / (1 - beta2) - 1, r_t = r - 2 * t * beta2^t / (1 - beta2^t); for r_t > 5 the step of
     Adam, with eps added to sqrt(v), times sqrt((r_t - 4) * (r_t - 2) * r / ((r - 4) * (r - 2) * r_t)); before,
-    w -= lr / (1 - beta1^t) * m. maximize: g = -g first.
+    w -= lr / (1 - beta1^t) * m. maximize: g = -g first. decoupled_weight_decay as NAdam's.
 
     Arguments as Adam's. Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265, as in torch.optim.RAdam.
     """
 
     family = "radam"
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False, **common):
-        super().__init__(params, lr, betas, eps, weight_decay, maximize, **common)
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0,
+        decoupled_weight_decay=False,
+        maximize=False,
+        **common,
+    ):
+        own = {"decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, own, **common)
 
 
 class Lion(Optimizer):

@@ -16,6 +16,7 @@ from .kernels.rule import KEPT
 from .state import params_on_host, rule_of
 
 NAMES = ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+DECOUPLED = "decoupled_weight_decay"  # which torch's Adam has for AdamW's sake
 COUNTS = {"SGD": (), "NAdam": ("step", "mu_product")}  # numbers beside the state arrays, where not ("step",)
 
 
@@ -141,7 +142,7 @@ def _counterpart(optimizer, argument):
 def _hyperparameters():
     """The names of all that torch's optimizers take."""
     signatures = (inspect.signature(getattr(gdgpu, name)).parameters.values() for name in NAMES)
-    return {p.name for of in signatures for p in of if p.kind is not p.VAR_KEYWORD} - {"params", "lr"}
+    return {p.name for of in signatures for p in of if p.kind is not p.VAR_KEYWORD} - {"params", "lr", DECOUPLED}
 
 
 def _hyper(optimizer, group, theirs, label):
@@ -149,14 +150,14 @@ def _hyper(optimizer, group, theirs, label):
     if not isinstance(theirs, dict) or "params" not in theirs:
         raise ValueError(f"{label}: expected a dict with the key 'params', got {type(theirs).__name__}")
     theirs, kind = {"maximize": False} | theirs, type(optimizer).__name__  # torch once had no maximize
-    own = ("lr", *(name for name in group.options if name in _hyperparameters()))
+    own = ("lr", *(name for name in group.options if name in (*_hyperparameters(), DECOUPLED)))
     differing = [f"no {name}" for name in own if name not in theirs]
     differing += sorted(theirs.keys() & _hyperparameters() - set(own))
     if differing:
         raise ValueError(f"{label}: expected those of {kind}, {', '.join(own)}; got {', '.join(differing)}")
     decoupled = kind == "AdamW"
-    if bool(theirs.get("decoupled_weight_decay", decoupled)) != decoupled:
-        raise ValueError(f"{label}['decoupled_weight_decay']: expected {decoupled} for {kind}, got {not decoupled}")
+    if DECOUPLED not in own and bool(theirs.get(DECOUPLED, decoupled)) != decoupled:
+        raise ValueError(f"{label}['{DECOUPLED}']: expected {decoupled} for {kind}, got {not decoupled}")
     return group.options | {name: theirs[name] for name in own} | {"lr": float(theirs["lr"])}  # torch takes a tensor
 
 

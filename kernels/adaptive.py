@@ -107,10 +107,29 @@ def adamax_step(power1, lr, beta1):
     return power1, lr / fma(-1, power1, 1)
 
 
-def nadam(w, g, exp_avg, exp_avg_sq, of_g, of_avg, root, rest1, rest2, beta1, beta2, eps, weight_decay, maximize):
+def nadam(
+    w,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    of_g,
+    of_avg,
+    root,
+    keep,
+    rest1,
+    rest2,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    decoupled,
+    maximize,
+):
     if maximize:
         g = -g
-    if weight_decay != 0:
+    if decoupled:
+        w = keep * w
+    elif weight_decay != 0:
         g = fma(weight_decay, w, g)
     exp_avg = fma(beta1, exp_avg, rest1 * g)
     exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
@@ -118,18 +137,37 @@ def nadam(w, g, exp_avg, exp_avg_sq, of_g, of_avg, root, rest1, rest2, beta1, be
     return fma(-of_avg, exp_avg / scale, fma(-of_g, g / scale, w)), exp_avg, exp_avg_sq
 
 
-def nadam_step(power2, decayed, product, lr, beta1, beta2, decay):
+def nadam_step(power2, decayed, product, lr, beta1, beta2, decay, weight_decay):
     power2, decayed = power2 * beta2, decayed * decay
     now, then = beta1 * fma(-0.5, decayed, 1), beta1 * fma(-0.5, decayed * decay, 1)
     product = product * now
     of_g = lr * fma(-1, now, 1) / fma(-1, product, 1)
-    return power2, decayed, product, of_g, lr * then / fma(-product, then, 1), 1 / sqrt(fma(-1, power2, 1))
+    of_avg, root = lr * then / fma(-product, then, 1), 1 / sqrt(fma(-1, power2, 1))
+    return power2, decayed, product, of_g, of_avg, root, fma(-lr, weight_decay, 1)
 
 
-def radam(w, g, exp_avg, exp_avg_sq, step_size, rectified, rest1, rest2, beta1, beta2, eps, weight_decay, maximize):
+def radam(
+    w,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    step_size,
+    rectified,
+    keep,
+    rest1,
+    rest2,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    decoupled,
+    maximize,
+):
     if maximize:
         g = -g
-    if weight_decay != 0:
+    if decoupled:
+        w = keep * w
+    elif weight_decay != 0:
         g = fma(weight_decay, w, g)
     exp_avg = fma(beta1, exp_avg, rest1 * g)
     exp_avg_sq = fma(beta2, exp_avg_sq, rest2 * g * g)
@@ -139,7 +177,7 @@ def radam(w, g, exp_avg, exp_avg_sq, step_size, rectified, rest1, rest2, beta1, 
     return fma(-step_size, step, w), exp_avg, exp_avg_sq
 
 
-def radam_step(power1, power2, t, lr, beta1, beta2):
+def radam_step(power1, power2, t, lr, beta1, beta2, weight_decay):
     power1, power2, t = power1 * beta1, power2 * beta2, t + 1
     left = fma(-1, power2, 1)
     longest = 2 / (1 - beta2) - 1
@@ -148,7 +186,7 @@ def radam_step(power1, power2, t, lr, beta1, beta2):
     if length > 5:
         variance = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
         step_size, rectified = step_size * sqrt(variance * left), 1.0
-    return power1, power2, t, step_size, rectified
+    return power1, power2, t, step_size, rectified, fma(-lr, weight_decay, 1)
 
 
 def lion(w, g, exp_avg, lr, rest1, rest2, beta1, beta2, weight_decay, maximize):
@@ -227,9 +265,9 @@ ADAPTIVE = (
         nadam,
         state=_MOMENTS,
         nonnegative=("exp_avg_sq",),
-        flags=("maximize",),
+        flags=("decoupled", "maximize"),
         step=nadam_step,
-        given=("of_g", "of_avg", "root"),
+        given=("of_g", "of_avg", "root", "keep"),
         carried={"power2": 1.0, "decayed": 1.0, "product": 1.0},
         reference=f"Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ; {_TORCH}NAdam.html",
     ),
@@ -237,9 +275,9 @@ ADAPTIVE = (
         radam,
         state=_MOMENTS,
         nonnegative=("exp_avg_sq",),
-        flags=("maximize",),
+        flags=("decoupled", "maximize"),
         step=radam_step,
-        given=("step_size", "rectified"),
+        given=("step_size", "rectified", "keep"),
         carried=_POWERS | {"t": 0.0},
         reference=f"Liu et al. 2020, https://arxiv.org/abs/1908.03265; {_TORCH}RAdam.html",
     ),

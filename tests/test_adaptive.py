@@ -25,6 +25,8 @@ def hyperparameters(name, seed):
         found |= {"betas": (float(rng.uniform(0, 0.99)), float(rng.uniform(0.5, 0.9999)))}
     if name in ("Adam", "AdamW"):
         found |= {"amsgrad": seed > 2}
+    if name in ("NAdam", "RAdam"):
+        found |= {"decoupled_weight_decay": seed > 2}
     if name == "NAdam":
         found |= {"momentum_decay": float(rng.uniform(0, 0.01))}
     return found
