@@ -15,8 +15,10 @@ class Extras:
     def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
         self.grad_scale = _scalar("grad_scale", grad_scale, optimizer, _positive)
         self.found_inf = _scalar("found_inf", found_inf, optimizer, lambda x: float(flag("found_inf", x)))
-        self.clip_value = None if clip_value is None else number("clip_value", clip_value)
-        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
+        sums = {accumulator(v.dtype) for v in optimizer._views}
+        most = float(np.finfo("float32" if "float32" in sums else "float64").max)
+        self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=most)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=most)
         asked = {
             "scaled": grad_scale is not None,
             "clip_value": clip_value is not None,
@@ -25,7 +27,7 @@ class Extras:
             "zeroed": flag("zero_grads", zero_grads),
         }
         self.options = tuple(option for option in OPTIONS if asked.get(option))
-        if self.clip_norm is not None and len({accumulator(v.dtype) for v in optimizer._views}) > 1:
+        if self.clip_norm is not None and len(sums) > 1:
             raise ValueError("clip_norm: expected params that are all computed in float32, or all in float64")
 
 

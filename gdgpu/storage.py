@@ -81,8 +81,8 @@ class State:
         """A copy of the values."""
         if self.dtype == self.sums:
             return self.held.copy()
-        values = self.xp.empty(self.shape, self.sums)
-        self._convert(_READ, address_of(values), self.sums)
+        values, copy = self.xp.empty(self.shape, self.sums), self.held.copy()  # an update writes what it reads
+        self._convert(_READ, address_of(values), self.sums, address_of(copy))
         return values
 
     def set(self, view):
@@ -90,12 +90,12 @@ class State:
         if self.dtype == self.sums == view.dtype:
             self.held[...] = view.owner
         else:
-            self._convert(_WRITE, view.address, view.dtype)
+            self._convert(_WRITE, view.address, view.dtype, self.address)
 
-    def _convert(self, rule, w_at, w_dtype):
+    def _convert(self, rule, w_at, w_dtype, held_at):
         kernel = update.kernel(self.device, rule, (), (w_dtype, w_dtype, self.dtype))
         plan = update.plan(self.device, [self.size])
-        rows = np.array([(self.size, 0, w_at, w_at, self.address)], np.int64)
+        rows = np.array([(self.size, 0, w_at, w_at, held_at)], np.int64)
         table, items = Buffer(self.xp, rows), Buffer(self.xp, plan.items)
         update.launcher(self.device, kernel, table, items, plan.chunk, nbytes=0)()
 

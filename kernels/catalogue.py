@@ -1,7 +1,8 @@
 """Every CUDA kernel there is, by name and dtype: what the machine-code gate, the static report and the tests go over.
 
 A row comes from a rule and its flags or from a family, so that a new rule is listed by itself. Flags other than none
-are listed for float32, weights with one rule: what they add does not depend on the dtype, or on the rule.
+are listed for float32, weights with one rule: what they add does not depend on the dtype, or on the rule. So does a
+reduction add the same to every rule: with all of them it is listed for float32, with two for every dtype.
 """
 
 import itertools
@@ -99,7 +100,8 @@ def _reduce_update(rule, weighted, suffix):
     def build(dtype):
         return fused.kernel("cuda", rule, flags_of(rule)[0], (dtype, *_state(rule, dtype)), dtype, weighted)
 
-    return _rows(f"reduce_update_{rule.name}{suffix}", reduce.LIMITS, build)
+    dtypes = DTYPES if rule.name in ("momentum", "adam") else ("float32",)
+    return _rows(f"reduce_update_{rule.name}{suffix}", reduce.LIMITS, build, dtypes)
 
 
 def _advance(rule):

@@ -34,6 +34,8 @@ class Fields:
         self.sums = memory.accumulator(dtypes[0])
         self.flags = flags | rule.fixed
         self.constants = {"constant": f"np.{self.sums}", "zero": f"np.{self.sums}(0)"}
+        if {"scaled", "found"} & set(options):
+            self.constants["load_float32"] = "load('float32')"  # theirs, whatever the dtypes of the arrays
         for name in self._code_functions():
             self.constants[name] = f"coded({name!r})"
 

@@ -32,6 +32,7 @@ __all__ = [
     "store",
 ]
 
+CONTRACTION = "-fma=0"  # what is no explicit fma is none: a rule's `a * b + c` has the same bits everywhere
 REGISTERS = 1 << 16  # of a multiprocessor, which gives them to threads by eights
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
 _atomic, _compiling = threading.Lock(), threading.RLock()
@@ -158,8 +159,8 @@ class Kernel:
 def _link(intermediate, capability, options):
     from cuda.bindings import nvjitlink
 
-    # -fma=0: what is no explicit fma is none, so that a rule's `a * b + c` has the same bits everywhere
-    chosen = [f"-arch=sm_{capability[0]}{capability[1]}", "-lto", "-fma=0"]
+    contraction = "-fma=0" if "--fmad=false" in options else CONTRACTION
+    chosen = [f"-arch=sm_{capability[0]}{capability[1]}", "-lto", contraction]
     chosen += [f"-Xptxas={option}" for option in ("-v", *options)]
     linker = nvjitlink.create(len(chosen), chosen)
     try:

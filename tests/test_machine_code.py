@@ -53,11 +53,12 @@ def test_kernel(row, arch, reports):
 def test_catalogue_has_every_rule_and_dtype():
     labels = {row.label for row in ROWS}
     assert len(labels) == len(ROWS)
-    plain = {f"{prefix}{rule}" for rule in rules.RULES for prefix in ("", "reduce_update_")}
-    families = {"reduce", "reduce_weighted", "accumulate", "accumulate_weighted", "collect"}
-    families |= {"reduce_update_momentum_weighted"}
-    assert "momentum_nesterov.float32" in labels
-    assert {f"{name}.{dtype}" for name in plain | families for dtype in DTYPES} <= labels
+    families = {*rules.RULES, "reduce", "reduce_weighted", "accumulate", "accumulate_weighted", "collect"}
+    families |= {"reduce_update_momentum", "reduce_update_adam", "reduce_update_momentum_weighted"}
+    families |= {"lars_norms", "lamb_norms", "momentum_joint_norm"}
+    assert {f"{name}.{dtype}" for name in families for dtype in DTYPES} <= labels
+    fused = {f"reduce_update_{rule.name}" for rule in rules.RULES.values() if not rule.norm}
+    assert {f"{name}.float32" for name in fused | {"momentum_nesterov", "adam_codes", "momentum_around"}} <= labels
 
 
 def bad_kernel(body):
@@ -185,8 +186,10 @@ def test_spills_are_reported():
 
 
 @compiles
-def test_a_contracted_multiply_add_is_reported():
+def test_nothing_is_contracted_unless_that_is_switched_on_and_then_it_is_reported(monkeypatch):
     kernel = update.kernel("cuda", rules.Rule(contracted), (), ("float32", "float32"))
+    assert machine_code.check(machine_code.inspect(kernel, "sm_90"), EASY) == []
+    monkeypatch.setattr("gdgpu.kernels.target.CONTRACTION", "-fma=1")
     report = machine_code.inspect(kernel, "sm_90")
     (found,) = machine_code.check(report, EASY)
     assert_matches(r"^kernel\.float32\.sm_90: contracted, unlike with --fmad=false: /\*....\*/ .*FFMA R", found)
