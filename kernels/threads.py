@@ -75,7 +75,7 @@ def run(kernel, args, items, nbytes, scratch_bytes=0):
             helper.result()
 
 
-class uninterrupted:  # noqa: N801: reads like a function
+class uninterrupted:
     """A Ctrl-C that comes inside the block is seen at its end, so that what is in it happens whole."""
 
     def __enter__(self):

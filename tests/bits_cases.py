@@ -5,13 +5,12 @@ with NUMBA_ENABLE_CUDASIM=1, in the simulator. bfloat16 on a GPU needs CuPy 14, 
 """
 
 import argparse
-import ctypes
 import itertools
-import os
 import sys
 
+import bits_optimizers
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
+from bits_arrays import device, special, target, to_device, unaligned
 from references import DTYPES, bits, samples, sums_of
 
 import gdgpu
@@ -22,56 +21,15 @@ from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
 
-SPECIAL = (0.0, -0.0, 1e-45, -1e-40, 1e-20, 65504.0, -3e38, np.inf, -np.inf, np.nan)
-
 
 def every_scalar(w, g, state, low, high):
     state = sqrt(maximum(state, -state) + g * g) / (1 + 0.1 * sign(w))
     return fma(low, minimum(w, high), maximum(g, low) - 0.3 * state), state
 
 
-RULES = rules.RULES | {"every_scalar": rules.Rule(every_scalar, state=("state",))}
-
-
-def target():
-    """The device of this process, and the module of its arrays: the CPU unless GDGPU_DEVICE says otherwise."""
-    return devices.resolve(os.environ.get("GDGPU_DEVICE") or "cpu")
-
-
-def device():
-    return target().name
-
-
-def to_device(array):
-    """The array where kernels run: itself, or a copy on the GPU with its strides and its offset from 16 bytes."""
-    xp = target().xp
-    if xp is np:
-        return array
-    if not array.size:
-        return xp.empty(array.shape, array.dtype)
-    low, high = byte_bounds(array)
-    start = low % 16
-    held = xp.zeros(start + high - low, np.uint8)
-    held[start:].set(np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8))
-    return xp.ndarray(array.shape, array.dtype, held.data + (start + array.ctypes.data - low), strides=array.strides)
-
-
-def special(n, dtype, seed):
-    """n values, the first of them every special one in an order of its own."""
-    values = samples((n,), dtype, seed)
-    rng = np.random.default_rng(seed)
-    with np.errstate(over="ignore"):
-        values[: len(SPECIAL)] = rng.permutation(np.array(SPECIAL).astype(values.dtype))[:n]
-    return values
-
-
-def unaligned(array):
-    """A copy that begins one element after a multiple of 16 bytes."""
-    raw = np.zeros(array.nbytes + 32, np.uint8)
-    start = -raw.ctypes.data % 16 + array.itemsize
-    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+# Those with norms take two phases: bits_optimizers has them.
+RULES = {name: rule for name, rule in rules.RULES.items() if not rule.norm}
+RULES["every_scalar"] = rules.Rule(every_scalar, state=("state",))
 
 
 def hyper_rows(rule, tensors, sums):
@@ -153,37 +111,6 @@ def run_accumulator(dtype, P, cuts, weighted=False):
     return results
 
 
-def run_optimizer(name, **hyper):
-    """Steps of both kinds over tensors of all dtypes."""
-    shapes = {"a": (40, 3), "b": (), "c": (0,), "d": (5,), "e": (33,)}
-    dtypes = dict(zip(shapes, (*DTYPES, "float32"), strict=True))
-    params = {k: to_device(samples(shapes[k] or (1,), d).reshape(shapes[k])) for k, d in dtypes.items()}
-    optimizer = getattr(gdgpu, name)(params, **hyper)
-    for step in range(3):
-        G = {k: samples((34, *shape), dtypes[k], step) for k, shape in shapes.items()}
-        optimizer.step({k: to_device(np.array(g[0])) for k, g in G.items()})
-        G = {k: to_device(g) for k, g in G.items()}
-        optimizer.step_samples(G, samples((34,), "float64", step), "sum" if step else "mean")
-    states = [array for held in optimizer.state_dict()["state"].values() for array in held.values()]
-    return [*params.values(), *states]
-
-
-def run_bound(name, own, **hyper):
-    """Bound steps of both kinds over two groups, one with options of its own, and a new lr between them."""
-    shapes = [(40, 3), (5,), (33,)]
-    params = [to_device(samples(shape, "float32", k)) for k, shape in enumerate(shapes)]
-    groups = [{"params": params[:2], "lr": 0.25} | own, {"params": params[2:]}]
-    optimizer = getattr(gdgpu, name)(groups, **hyper)
-    G = [to_device(samples((70, *shape), "float32", 9)) for shape in shapes]
-    grads = [to_device(samples(shape, "float32", 8)) for shape in shapes]
-    step, step_samples = (bind([g[:2], g[2:]]) for bind, g in ((optimizer.bind, grads), (optimizer.bind_samples, G)))
-    for lr in (0.5, 0.125):
-        step()
-        optimizer.lr = lr
-        step_samples()
-    return params
-
-
 def padded(G):
     wide = np.ones((G.shape[0], G.shape[1] + 3), G.dtype)
     wide[:, :-3] = G
@@ -248,12 +175,7 @@ def _cases():
         name = f"accumulate/{dtype}/{'weighted' if weighted else 'plain'}"
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
     yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
-    yield "optimizer/SGD", run_optimizer, ("SGD",), {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01}
-    yield "optimizer/Adam", run_optimizer, ("Adam",), {"lr": 0.1, "weight_decay": 0.01, "maximize": True}
-    yield "optimizer/Adam, lr a function", run_optimizer, ("Adam",), {"lr": lambda t: 0.1 / (t + 1)}
-    for name, own in (("Momentum", {"maximize": True}), ("Adam", {"betas": (0.5, 0.75)})):
-        yield f"optimizer/bound {name}", run_bound, (name, own), {"lr": 0.1}
-    yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
+    yield from bits_optimizers.cases()
 
 
 CASES = {name: (run, args, *options) for name, run, args, *options in _cases()}

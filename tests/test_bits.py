@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install gdgpu[test]")
+import bits_arrays
 import bits_cases
 from references import DTYPES, assert_same_bits, samples
 
@@ -95,9 +96,9 @@ def test_other_devices_and_cpu(name, device, answers_of, on_cpu, on_one_thread):
 def test_every_rule_is_among_the_cases():
     from gdgpu.kernels.rules import RULES
 
-    for rule in RULES:
-        for family in ("update", "fused"):
-            assert any(name.startswith(f"{family}/{rule}") for name in bits_cases.CASES)
+    for name, rule in RULES.items():
+        for family in ("norms",) if rule.norm else ("update", "fused"):
+            assert any(case.startswith(f"{family}/{name}") for case in bits_cases.CASES)
 
 
 class OnGpu(np.ndarray):
@@ -129,9 +130,9 @@ def array_on_gpu(shape, dtype, memptr, strides):
 @pytest.mark.parametrize("move", bits_cases.MOVES)
 def test_arrays_keep_their_nature_on_the_way_to_a_gpu(move, dtype, monkeypatch):
     cupy = SimpleNamespace(zeros=zeros_on_gpu, ndarray=array_on_gpu)
-    monkeypatch.setattr(bits_cases, "target", lambda: devices.Device("cuda", cupy))
+    monkeypatch.setattr(bits_arrays, "target", lambda: devices.Device("cuda", cupy))
     array = bits_cases.MOVES[move](samples((7, 5), dtype))
-    copy, address = bits_cases.to_device(array)
+    copy, address = bits_arrays.to_device(array)
     assert copy.strides == array.strides and address % 16 == array.ctypes.data % 16
     assert not np.shares_memory(copy, array)
     assert_same_bits(copy, array)

@@ -1,4 +1,4 @@
-"""16-bit floats widen exactly and round to nearest even; compiled code and its plain twin, one lane or several."""
+"""16-bit floats widen exactly and round to nearest even, bytes are 0 to 255; compiled code and its plain twin."""
 
 import struct
 
@@ -11,7 +11,7 @@ from gdgpu.kernels import memory
 from gdgpu.kernels.buffers import address_of
 
 PATTERNS = np.arange(2**16, dtype=np.uint16)
-LANES = {"float16": (1, 8), "bfloat16": (1, 8), "float32": (1, 4, 8), "float64": (1, 2, 4)}
+LANES = {"float16": (1, 8), "bfloat16": (1, 8), "float32": (1, 4, 8), "float64": (1, 2, 4), "uint8": (1, 16)}
 COMBINATIONS = [(dtype, lanes, how) for dtype in LANES for lanes in LANES[dtype] for how in ("compiled", "plain")]
 
 
@@ -115,3 +115,20 @@ def test_a_plain_vector_access_must_be_aligned(dtype):
         memory.plain_loader(dtype, lanes)(address_of(array), 1)
     with pytest.raises(AssertionError, match="not aligned"):
         memory.plain_storer(dtype, lanes)(address_of(array), 1, (0.0,) * lanes)
+
+
+@pytest.mark.parametrize("how", ("compiled", "plain"))
+@pytest.mark.parametrize("lanes", LANES["uint8"])
+def test_bytes_become_numbers_from_0_to_255(lanes, how):
+    from numba import njit
+    from numba.extending import intrinsic
+
+    every = aligned(256, np.uint8)
+    every[:] = np.arange(256)
+    if how == "plain":
+        load = memory.plain_loader("uint8", lanes)
+    else:
+        compiled = memory.loader(intrinsic, "uint8", lanes)
+        load = njit(lambda address, index: compiled(address, index))
+    found = np.concatenate([np.atleast_1d(load(address_of(every), k)) for k in range(0, 256, lanes)])
+    np.testing.assert_array_equal(found, np.arange(256))

@@ -1,12 +1,15 @@
 """The update kernel of every rule: a plain Python loop over the rule, to the bit, whatever the sizes and addresses."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 from bits_cases import RULES, flags_of, special, unaligned
 from references import DTYPES, assert_same_bits, run_rule, sums_of
 
-from gdgpu.kernels import update
+from gdgpu.kernels import rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.rule import NORMS
 
 COMBINATIONS = [(rule, flags, dtype) for rule in RULES for flags in flags_of(RULES[rule]) for dtype in DTYPES]
 
@@ -77,10 +80,9 @@ def test_the_plan_covers_every_element_once(sizes, device):
     assert plan.chunk % 1024 == 0  # chunks begin where vectors do
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", rules.RULES)
 def test_the_table_names_the_rules_parameters(rule):
-    import inspect
-
-    row = RULES[rule]
-    names = (*("w", "g"), *row.state, *row.scalars, *row.flags, *row.fixed, *row.absent)
-    assert sorted(names) == sorted(inspect.signature(row.function).parameters)
+    row = rules.RULES[rule]
+    taken = {name for function in (row.function, row.norm) if function for name in signature(function).parameters}
+    names = [*("w", "g"), *row.state, *row.scalars, *row.flags, *row.fixed, *row.absent, *(NORMS if row.norm else ())]
+    assert sorted(names) == sorted(taken)
