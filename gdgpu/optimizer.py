@@ -35,8 +35,9 @@ class Optimizer:
     Keywords that all optimizers have. master=True: float16 or bfloat16 params get float32 copies, which the rule
     updates, and are their rounded images. ema=0.999: `ema` holds a moving average of the weights, before they are
     rounded. state_dtype: "bfloat16", or "uint8": 8-bit codes with a scale for every 256 (kernels/codes.py); not for
-    float64 params. rounding="stochastic": what is stored in 16 or 8 bits goes up or down at random, right in the mean;
-    the bits come from (seed, step, tensor, element). An assignment to params from outside does not reach the copies.
+    float64 params. rounding="stochastic": what is stored in 16 or 8 bits goes up or down at random, right in the mean,
+    as narrow state of Adam and its like should; the bits come from (seed, step, tensor, element). An assignment to
+    params from outside does not reach the copies.
     """
 
     def __init__(self, params, lr, hyper, **common):

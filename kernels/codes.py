@@ -2,8 +2,8 @@
 
 A code is a small float: 4 bits of fraction, and above them an exponent of 3 bits (signed: the top bit is the sign) or 4
 (unsigned). In units of its block's scale it is an integer, c below 32 and (16 + c % 16) * 2^(c // 16 - 1) above. The
-scale is the power of two that just fits the block's largest value: codes are exact floats, and their relative
-error is at most 1/32 down to 2^-6 (signed) or 2^-14 of that value, whatever it is. Below, steps are even.
+scale is the power of two, from 2^-126 on, that just fits the block's largest value: codes are exact floats, and their
+relative error is below 1/31 down to 2^-6 (signed) or 2^-14 of that value. Below, steps are even.
 
 Rounding at random adds random bits below the last one that stays. They come from a counter, not from a stream: hashed
 from (seed, step, tensor, element), they are the same on every device. The hash mixes 32 bits twice, keyed in between,

@@ -23,6 +23,9 @@ PATTERNS = (
     "reduce/float32/unaligned/*",
     "reduce/*/padded/plain",
     "accumulate/float32/*",
+    "kept/Adam/state in 8 bits at random",
+    "around/Adam/all",
+    "norms/more chunks than a node has",
     "optimizer/bound Adam",
 )
 
