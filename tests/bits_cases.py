@@ -156,7 +156,8 @@ def _cases():
             for w in DTYPES:
                 for g in dict.fromkeys((w, sums_of(w).name)):
                     yield f"update/{label}/{w}/{g}", run_update, (rule, flags, w, g, (75, 41, 0, 1, 16, 23))
-            yield f"fused/{label}", run_fused, (rule, flags, "float32", 33, (21, 0, 4))
+            if not any(on for _, on in flags) or rule.name == "momentum":
+                yield f"fused/{label}", run_fused, (rule, flags, "float32", 33, (21, 0, 4))
     yield "update/many chunks", run_update, (*MOMENTUM, "float32", "float32", (16_384 + 300, 5), 1)
     for dtype, B, P in REDUCE:
         for weighted in (False, True):
