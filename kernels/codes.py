@@ -22,6 +22,7 @@ _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _SIGN, _INFINITY = 0x80000000, 0x7F800000
 _OCTAVES = {"signed8": 10, "unsigned8": 18}  # exponent of the largest code, in units of the scale
 _ROOM = 0x07FFFF  # carries what exceeds the largest fraction, 15/16, into the exponent
+_ONE_OCTAVE = 127 + _FRACTION - 1 << 23  # what the exponents of codes begin from
 _POINT = 26  # bits after the point when a code is rounded
 
 
@@ -85,11 +86,12 @@ def _emit_scale(kind):
 def _emit_decode(kind):
     def emit(b, code, scale):
         magnitude = b.and_(code, _const(0x7F)) if kind == "signed8" else code
-        octave = b.lshr(magnitude, _const(_FRACTION))
-        is_low = b.icmp_signed("==", octave, _const(0))
-        fraction = b.or_(b.and_(magnitude, _const(15)), b.select(is_low, _const(0), _const(16)))
-        steps = b.shl(fraction, b.select(is_low, _const(0), b.sub(octave, _const(1))))
-        value = b.fmul(b.sitofp(steps, _F32), scale)
+        # the float whose exponent and fraction the code holds; below 16 that of 16 more
+        is_low = b.icmp_signed("<", magnitude, _const(16))
+        bits = b.add(b.shl(magnitude, _const(23 - _FRACTION)), _const(_ONE_OCTAVE))
+        bits = b.add(bits, b.select(is_low, _const(1 << 23), _const(0)))
+        steps = b.fsub(_float(b, bits), b.select(is_low, ir.Constant(_F32, 16.0), ir.Constant(_F32, 0.0)))
+        value = b.fmul(steps, scale)
         if kind == "signed8":
             sign = b.shl(b.and_(code, _const(0x80)), _const(24))
             value = _float(b, b.or_(_bits(b, value), sign))
@@ -98,22 +100,32 @@ def _emit_decode(kind):
     return emit
 
 
+def _nearest(b, steps):
+    bits = _bits(b, steps)
+    odd = b.and_(b.lshr(bits, _const(23 - _FRACTION)), _const(1))
+    rounded = b.add(b.add(bits, odd), _const((1 << 22 - _FRACTION) - 1 - _ONE_OCTAVE))
+    # adding 2^23 rounds to a whole number, which the last bits then hold
+    whole = b.and_(_bits(b, b.fadd(steps, ir.Constant(_F32, 2.0**23))), _const(0xFF))
+    is_low = b.fcmp_ordered("<", steps, ir.Constant(_F32, 16.0))
+    return b.select(is_low, whole, b.lshr(rounded, _const(23 - _FRACTION)))
+
+
+def _at_random(b, steps, is_real, random):
+    octave = b.sub(b.lshr(_bits(b, steps), _const(23)), _const(127 + _FRACTION))
+    octave = b.select(b.icmp_signed(">", octave, _const(0)), octave, _const(0))
+    unit = _float(b, b.sub(_const(127 + _POINT << 23), b.shl(octave, _const(23))))
+    fixed = b.fptosi(b.select(is_real, b.fmul(steps, unit), ir.Constant(_F32, 0.0)), _I32)
+    below = b.lshr(random, _const(32 - _POINT))
+    return b.add(b.lshr(b.add(fixed, below), _const(_POINT)), b.shl(octave, _const(_FRACTION)))
+
+
 def _emit_encode(kind, at_random):
     def emit(b, x, scale, *random):
         bits = _bits(b, x)
         magnitude = _float(b, b.and_(bits, _const(~_SIGN)))
         steps = b.fmul(magnitude, _float(b, b.sub(_const(254 << 23), _bits(b, scale))))  # / scale, which is 2^k
-        octave = b.sub(b.lshr(_bits(b, steps), _const(23)), _const(127 + _FRACTION))
-        octave = b.select(b.icmp_signed(">", octave, _const(0)), octave, _const(0))
-        unit = _float(b, b.sub(_const(127 + _POINT << 23), b.shl(octave, _const(23))))
         is_real = b.fcmp_ordered("ord", scale, scale)
-        fixed = b.fptosi(b.select(is_real, b.fmul(steps, unit), ir.Constant(_F32, 0.0)), _I32)
-        if at_random:
-            below = b.lshr(random[0], _const(32 - _POINT))
-        else:
-            odd = b.and_(b.lshr(fixed, _const(_POINT)), _const(1))
-            below = b.add(odd, _const((1 << _POINT - 1) - 1))
-        code = b.add(b.lshr(b.add(fixed, below), _const(_POINT)), b.shl(octave, _const(_FRACTION)))
+        code = _at_random(b, steps, is_real, *random) if at_random else _nearest(b, steps)
         if kind == "signed8":
             code = b.or_(code, b.lshr(b.and_(bits, _const(_SIGN)), _const(24)))
         else:  # what is not 0 stays so: it may be divided by
