@@ -6,7 +6,7 @@ from .arrays import View, kernel_device, view
 from .checks import flag, number
 from .kernels.buffers import Buffer, address_of
 from .kernels.fields import AROUND, OPTIONS
-from .kernels.memory import accumulator, itemsize
+from .kernels.memory import itemsize
 
 
 class Extras:
@@ -15,7 +15,7 @@ class Extras:
     def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
         self.grad_scale = _scalar("grad_scale", grad_scale, optimizer, _positive)
         self.found_inf = _scalar("found_inf", found_inf, optimizer, lambda x: float(flag("found_inf", x)))
-        sums = {accumulator(v.dtype) for v in optimizer._views}
+        sums = {scalars.sums for scalars in optimizer._scalars.values()}
         most = float(np.finfo("float32" if "float32" in sums else "float64").max)
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=most)
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=most)

@@ -7,8 +7,8 @@ from .extras import NOTHING, Around
 from .hyper import counting
 from .kernels import fused, norms, reduce, update
 from .kernels.buffers import Buffer, address_of
-from .kernels.fields import CODED, Fields
-from .kernels.memory import accumulator, itemsize
+from .kernels.fields import CODED, Fields, is_narrow
+from .kernels.memory import accumulator
 from .kernels.reducer import Job, Reduction
 from .norms import Norms
 from .ranges import ranged
@@ -99,8 +99,8 @@ class _Launch:
         self.fixed = {"hyper": [rows[group] for group in groups], "w": [w.address for w in self.views]}
         self.fixed |= dict(zip(self.rule.held, states, strict=bool(tensors)))
         self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
-        rounds = any(d in CODED or itemsize(d) == 2 for d in self.dtypes)
-        self.options = (*options, *["at_random"] * (rounds and optimizer._storage.at_random))
+        rounds = optimizer._storage.at_random and any(map(is_narrow, self.dtypes))
+        self.options = (*options, *["at_random"] * rounds)
         self._seen = None
 
     def check(self, gradients, read):
@@ -117,8 +117,9 @@ class Step(_Launch):
 
     def __init__(self, optimizer, tensors, g_dtype, options):
         super().__init__(optimizer, tensors, g_dtype, options)
-        self.kernel = self.rule, self.flags, (self.dtypes[0], g_dtype, *self.dtypes[1:]), self.options
-        fields = Fields(*self.kernel[:1], self.kernel[2], dict(self.flags), self.options)
+        dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
+        self.kernel = self.rule, self.flags, dtypes, self.options
+        fields = Fields(self.rule, dtypes, dict(self.flags), self.options)
         plan = update.plan(self.device, self.sizes)
         phase = Norms(self.device, self.xp, self.sums, self.sizes, joint=False) if self.rule.norm else None
         columns = self.fixed | {"g": [0] * len(tensors), "key": [optimizer._keys[k] for k in tensors]}

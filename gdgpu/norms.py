@@ -15,7 +15,7 @@ class Norms:
     """Sums of squares of tensors of these sizes, and where they go. joint: one norm of all; else each of w and u."""
 
     def __init__(self, device, xp, sums, sizes, joint):
-        self.device, self.xp, self.sums, self.joint = device, xp, sums, joint
+        self.device, self.xp, self.sums = device, xp, sums
         self.tree = Tree(sizes, joint)
         self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
         self.factor = xp.ones(1, sums)

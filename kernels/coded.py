@@ -4,6 +4,7 @@ The codes of a state are followed by its scales, one float32 for every 256 of th
 """
 
 from . import codes
+from .fields import held_as
 from .generate import fill
 from .limits import Limits
 
@@ -149,7 +150,7 @@ def _encode(fields, waits):
 
 def _lanes(fields, lanes):
     """The parts that read and make new `lanes` elements from i on, and that write them."""
-    held = {n: "uint8" if n in fields.coded else d for n, d in fields.dtypes.items()}
+    held = {n: held_as(d) for n, d in fields.dtypes.items()}
     update, values = [f"{n} = load_{d}_lanes({n}_at, i)" for n, d in held.items()], {n: [] for n in fields.written}
     for k in range(lanes):
         old = {n: f"{n}[{k}]" for n in fields.names}

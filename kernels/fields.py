@@ -1,6 +1,7 @@
 """The parts of a kernel's text that depend on its rule, its dtypes and what else a step does."""
 
 from . import memory, source
+from .codes import CODES_PER_SCALE as EACH
 from .rule import NORMS
 
 # What a step may do besides its rule: to the gradient, in this order, then to itself.
@@ -29,7 +30,7 @@ class Fields:
         self.coded = tuple(n for n in rule.named.values() if self.dtypes[n] in CODED)
         self.plain = tuple(n for n in self.written if n not in self.coded)
         changed = (*self.written, *self.early)
-        narrow = [n for n in changed if n in self.coded or memory.itemsize(self.dtypes[n]) == 2]
+        narrow = [n for n in changed if is_narrow(self.dtypes[n])]
         self.at_random = tuple(narrow) if "at_random" in options else ()
         self.sums = memory.accumulator(dtypes[0])
         self.flags = flags | rule.fixed
@@ -52,7 +53,7 @@ class Fields:
     @property
     def element_bytes(self):
         """Bytes that an update of one element reads and writes."""
-        sizes = {n: 1 if d in CODED else memory.itemsize(d) for n, d in self.dtypes.items()}
+        sizes = {n: memory.itemsize(held_as(d)) for n, d in self.dtypes.items()}
         read = [n for n in self.names if not (n == "w" and "master" in self.names)]
         return sum(sizes[n] for n in (*read, *self.written, *["g"] * ("zeroed" in self.options)))
 
@@ -94,15 +95,14 @@ class Fields:
         if norms and self.rule.norm:
             lines += [f"h_{n} = sqrt(load_sum(norms_at, {k}))" for k, n in enumerate(NORMS)]
         if self._prepares:
-            for option, name, dtype in zip(
-                OPTIONS, ("scale", "limit", "factor"), ("float32", "sum", "sum"), strict=False
-            ):
-                at = around(name)
-                lines.append(f"{name} = load_{dtype}({at}, 0)" if option in self.options else f"{name} = zero")
+            for option, (name, dtype) in PREPARING.items():
+                value = f"load_{dtype}({around(name)}, 0)" if option in self.options else "zero"
+                lines.append(f"{name} = {value}")
         if self.at_random:
             lines.append(f"step = load_int64({around('steps')}, 0)")
             lines += [f"key_{n} = keyed(key_at, step, {self.names.index(n)})" for n in self.at_random]
-        lines += [f"{n}_scales = {n}_at + ((load_int64(row, 0) + 255) >> 8) * 256" for n in self.coded]
+        codes = f"((load_int64(row, 0) + {EACH - 1}) >> {EACH.bit_length() - 1}) * {EACH}"
+        lines += [f"{n}_scales = {n}_at + {codes}" for n in self.coded]
         return "\n".join(lines)
 
     def item(self, columns, most, skip, norms=True):
@@ -187,6 +187,16 @@ class Fields:
         """Lines that make the gradient 0, if the step does that."""
         suffix, value = ("_lanes", f"({'zero, ' * lanes})") if lanes > 1 else ("", "zero")
         return [f"store_{self.dtypes['g']}{suffix}(g_at, {index}, {value})"] if "zeroed" in self.options else []
+
+
+def held_as(dtype):
+    """How memory holds it: codes are bytes."""
+    return "uint8" if dtype in CODED else dtype
+
+
+def is_narrow(dtype):
+    """Whether what is computed must be rounded to be held."""
+    return memory.itemsize(held_as(dtype)) < 4
 
 
 def around(name):

@@ -1,7 +1,7 @@
 """Modules of generated kernels: their constants, and the text that fills their skeletons."""
 
 from . import generate, memory
-from .fields import CODED
+from .fields import held_as
 
 CPU_NAMES = ("coded", "fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store")
 CUDA_NAMES = (*CPU_NAMES, "add_atomic", "cuda", "device")
@@ -21,11 +21,6 @@ def accessors(dtypes, sums, lanes=None):
 def lanes_of(dtypes):
     """Elements a thread takes at once: 16 bytes of the narrowest array."""
     return max(memory.VECTOR_BYTES // memory.itemsize(held_as(d)) for d in dtypes)
-
-
-def held_as(dtype):
-    """How memory holds it: codes are bytes."""
-    return "uint8" if dtype in CODED else dtype
 
 
 def stem(family, *parts):

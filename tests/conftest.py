@@ -32,3 +32,13 @@ def python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def torch():
+    """torch, computing in float64 where it is not told otherwise."""
+    torch = pytest.importorskip("torch", reason='torch is not installed: pip install -e ".[peers]"')
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # NAdam keeps a product in the default dtype
+    yield torch
+    torch.set_default_dtype(usual)

@@ -32,15 +32,6 @@ def hyperparameters(name, seed):
     return found
 
 
-@pytest.fixture
-def torch():
-    torch = pytest.importorskip("torch", reason='torch is not installed: pip install -e ".[peers]"')
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # NAdam keeps a product in the default dtype
-    yield torch
-    torch.set_default_dtype(usual)
-
-
 def far(ours, theirs):
     """The largest difference relative to the largest value."""
     return np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)

@@ -33,15 +33,6 @@ BY_NAME = {name.lower(): name for name in NAMES}
 SHAPES = [(3, 4), (5,), ()]
 
 
-@pytest.fixture
-def torch():
-    torch = pytest.importorskip("torch", reason='torch is not installed: pip install -e ".[peers]"')
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # NAdam keeps a product in the default dtype
-    yield torch
-    torch.set_default_dtype(usual)
-
-
 def named(case, module):
     return getattr(module, BY_NAME[case.split()[0]])
 
