@@ -3,6 +3,7 @@
 import numpy as np
 
 from .arrays import View, disjoint, kernel_device, on_device_of, samples, view, writable
+from .clipping import ClipFactors
 from .extras import NOTHING, Around
 from .hyper import counting
 from .kernels import fused, norms, reduce, update
@@ -34,12 +35,23 @@ class Launches:
         updates = [launch.prepare(part, extras, clip) for launch, part in parts]
         return [*self._advances(parts, extras), *(run for some in (*clips, *updates) for run in some)]
 
-    def prepare_samples(self, G, weights, count, reduction):
-        """The calls of a step with per-sample gradients. weights: dtype -> array, or None."""
+    def prepare_samples(self, G, weights, count, reduction, max_norm=None):
+        """The calls of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
         held = [view(array, "weights") for array in (weights or {}).values()]
-        parts = self._parts(_samples, G, (), held)
-        updates = [launch.prepare(part, weights, count, reduction) for launch, part in parts]
-        return [*self._advances(parts, NOTHING), *(run for some in updates for run in some)]
+        parts, norms = self._parts(_samples, G, (), held), []
+        if max_norm is not None and len(parts) > 1:  # a sample's norm spans them
+            weights, norms = self._factors(G, weights, count, max_norm)
+            max_norm = None
+        updates = [launch.prepare(part, weights, count, reduction, max_norm) for launch, part in parts]
+        return [*self._advances(parts, NOTHING), *norms, *(run for some in updates for run in some)]
+
+    def _factors(self, G, weights, count, max_norm):
+        """(dtype -> the weights times the factors that clip, the calls that make them)."""
+        optimizer, dtypes = self.optimizer, tuple(g.dtype for g in G)
+        where = optimizer.kernel_device, optimizer._xp
+        sizes = [w.size for w in optimizer._views]
+        factors = self._get(("factors", dtypes), lambda: ClipFactors(*where, dtypes, sizes))
+        return factors.prepare(G, weights, count, max_norm)
 
     def _parts(self, kind, gradients, options, held):
         """(launch, its gradients) for each combination of kernel and dtypes (of w, of g)."""
@@ -164,11 +176,12 @@ class Samples(_Launch):
     def _kernel(self, device, g_dtype, weighted):
         return fused.kernel(device, self.rule, self.flags, self.dtypes, g_dtype, weighted)
 
-    def prepare(self, G, weights, count, reduction):
-        """Lay out; returns the calls that launch. weights: dtype -> array, or None."""
+    def prepare(self, G, weights, count, reduction, max_norm=None):
+        """Lay out; returns the calls that launch. weights: dtype -> array, or None; max_norm: of all these tensors."""
         matrices = [(g.address, samples(g)[2]) for g in G]
         at = 0 if weights is None else address_of(weights[self.sums])
-        job = Job(self.g_dtype, count, tuple(self.sizes), matrices, self.targets, scale_of(reduction, count), at)
+        scale, columns = scale_of(reduction, count), tuple(self.sizes)
+        job = Job(self.g_dtype, count, columns, matrices, self.targets, scale, at, max_norm)
         run = self.reduction.prepare(job)
         return [lambda held=weights: run()]  # the weights must outlive the launch
 
@@ -185,10 +198,10 @@ class ReducedSamples(Samples):
     def _kernel(self, device, g_dtype, weighted):
         return reduce.kernel(device, g_dtype, weighted)
 
-    def prepare(self, G, weights, count, reduction):
+    def prepare(self, G, weights, count, reduction, max_norm=None):
         """Lay out; returns the calls that launch."""
         gradients = [view(g, "g") for g in self.gradients]
-        return [*super().prepare(G, weights, count, reduction), *self.step.prepare(gradients)]
+        return [*super().prepare(G, weights, count, reduction, max_norm), *self.step.prepare(gradients)]
 
 
 def _samples(optimizer, tensors, g_dtype, options):

@@ -5,6 +5,7 @@ import numpy as np
 from . import interchange
 from .arrays import contiguous, disjoint, kernel_device, leaves, like, on_device_of, view, writable
 from .checks import flag, number, one_of
+from .clipping import checked_norm
 from .devices import capturing
 from .extras import Extras
 from .groups import Group, Tree
@@ -192,18 +193,23 @@ class Optimizer:
             self._take(self._launches.prepare(grads, extras))
 
     @ranged
-    def step_samples(self, G, weights=None, reduction="mean"):
+    def step_samples(self, G, weights=None, reduction="mean", max_norm=None):
         """Reduce per-sample gradients over the batch and update, in one pass: w, *state <- rule(w, g, *state).
 
         g = 1/B * sum_n c_n G[n] ("mean"; "sum" leaves 1/B out; no weights: c_n = 1). G: arrays (B, *shape) in the
         structure of params, any row stride, each sample C-contiguous. weights: (B,), cast to the accumulator's dtype.
         B = 0: g = 0, and the step is taken. Rules with norms, 8-bit state and rounding at random take two passes.
+
+        max_norm: a number >= 0; c_n is also multiplied by min(1, max_norm / |G[n]|), where the norm of a sample spans
+        all its tensors: the bits are those of weights times clip_weights(sample_norms(G), max_norm). inf clips nothing;
+        a norm of 0 is never clipped; one that is not finite (squares overflow in float32 from 1.8e19 on) makes the
+        weights NaN. It needs params that are all computed in float32, or all in float64.
         Raises ValueError or TypeError before anything is touched.
         """
-        G, number_of = self._samples(G, reduction)
+        G, number_of, most = self._samples(G, reduction, max_norm)
         with on_device_of(self._views):
             held = cast_weights(weights, number_of, G, self._xp)
-            self._take(self._launches.prepare_samples(G, held, number_of, reduction))
+            self._take(self._launches.prepare_samples(G, held, number_of, reduction, most))
 
     @ranged
     def bind(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
@@ -214,14 +220,14 @@ class Optimizer:
         return Bound(self, lambda launches: launches.prepare(grads, extras))
 
     @ranged
-    def bind_samples(self, G, weights=None, reduction="mean"):
+    def bind_samples(self, G, weights=None, reduction="mean", max_norm=None):
         """Check once: returns a call that takes `step_samples` with what G and weights hold then.
 
         weights must be what kernels read: C-contiguous, on the device, of the accumulator's dtype.
         """
-        G, number_of = self._samples(G, reduction)
+        G, number_of, most = self._samples(G, reduction, max_norm)
         held = bound_weights(weights, number_of, G)
-        return Bound(self, lambda launches: launches.prepare_samples(G, held, number_of, reduction))
+        return Bound(self, lambda launches: launches.prepare_samples(G, held, number_of, reduction, most))
 
     def _extras(self, *asked):
         """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
@@ -239,9 +245,10 @@ class Optimizer:
             same_sums(contiguous(g), w)
         return grads
 
-    def _samples(self, G, reduction):
+    def _samples(self, G, reduction, max_norm):
         one_of("reduction", reduction, REDUCTIONS)
-        return batch_views(self._tree.matching(G, "G"), self._views)
+        most = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
+        return *batch_views(self._tree.matching(G, "G"), self._views), most
 
     def _take(self, runs):
         if self._varying:

@@ -6,6 +6,7 @@ import numpy as np
 
 from .arrays import contiguous, disjoint, kernel_device, leaves, like, matching, on_device_of, samples, view, writable
 from .checks import one_of
+from .clipping import ClipFactors, checked_norm
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
@@ -59,7 +60,7 @@ class Accumulator:
 
     def __init__(self, params):
         self._views = [view(array, name) for name, array in leaves(params, "params")]
-        self._params = params
+        self._params, self._clipping = params, {}
         self._device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         self.reset()
 
@@ -70,15 +71,24 @@ class Accumulator:
             self._nodes = [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
 
     @ranged
-    def add(self, G, weights=None):
-        """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples."""
+    def add(self, G, weights=None, max_norm=None):
+        """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples.
+
+        max_norm: samples are clipped as in step_samples, at the price of a second read.
+        """
+        most = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
         G, count = batch_views(matching(G, self._params, "G"), self._views)
         if self._views:
             kernel_device([self._views[0], *G])
         with on_device_of(self._views):
             held = cast_weights(weights, count, G, self._xp)
             self._grow(levels(self.count + count))
+            runs = []
+            if most is not None:
+                held, runs = self._factors(G).prepare(G, held, count, most)
             with uninterrupted():
+                for run in runs:
+                    run()
                 for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
                     at = 0 if held is None else address_of(held[accumulator(g.dtype)])
                     where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
@@ -97,6 +107,13 @@ class Accumulator:
                 accumulate.collect(self._device, str(nodes.dtype), *at, self.count, scale)
                 results.append(out)
         return like(self._params, results)
+
+    def _factors(self, G):
+        dtypes = tuple(g.dtype for g in G)
+        if dtypes not in self._clipping:
+            sizes = [v.size for v in self._views]
+            self._clipping = {dtypes: ClipFactors(self._device, self._xp, dtypes, sizes)}
+        return self._clipping[dtypes]
 
     def _grow(self, depth):
         missing = depth - (len(self._nodes[0]) if self._nodes else depth)
@@ -126,7 +143,9 @@ def same_sums(g, v):
 
 
 def scale_of(reduction, count):
-    """What the root of the tree is multiplied by. An empty batch has a root of +0 already."""
+    """What the root of the tree is multiplied by: reduction, if it is a number. An empty batch has a root of +0."""
+    if not isinstance(reduction, str):
+        return reduction
     return 1 / count if reduction == "mean" and count else 1.0
 
 

@@ -1,14 +1,15 @@
 """What generated CPU kernels are made of: njit, and loads and stores by address."""
 
+import math
 from functools import cache
 
 from numba import njit
 from numba.extending import intrinsic
 
-from . import codes, memory
+from . import codes, memory, vectors
 from .scalars import fma, maximum, minimum, sign, sqrt
 
-__all__ = ["coded", "fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store"]
+__all__ = ["coded", "fma", "jit", "load", "math", "maximum", "minimum", "sign", "sqrt", "store", "vectors"]
 
 
 def jit(caching, signature=None):

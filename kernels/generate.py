@@ -64,7 +64,7 @@ def _fingerprint():
         except PackageNotFoundError:
             parts.append(f"no {package}")
     here = Path(__file__).parent
-    parts += [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "cpu", "target")]
+    parts += [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "vectors", "cpu", "target")]
     return "\n".join(parts)
 
 

@@ -7,8 +7,10 @@ import numpy as np
 
 from . import memory, threads
 from .buffers import Buffer, Scratch
+from .clipped import Clipped
 from .plan import split_cpu, split_cuda
 from .reduce import kernel
+from .sample_norms import SampleNorms
 from .text import lanes_of
 from .tree import BLOCK, RADIX, levels
 
@@ -20,7 +22,8 @@ class Job:
     """Matrices that share their number of rows and their dtype, and what becomes of their sums.
 
     columns: P of each. matrices: (address, row stride in elements) of each. targets: for each, the addresses that
-    the kernel's `finish` reads. weights: their address, or 0.
+    the kernel's `finish` reads. weights: their address, or 0. max_norm: what samples are clipped to, over all matrices
+    together; None clips nothing.
     """
 
     g_dtype: str
@@ -30,6 +33,7 @@ class Job:
     targets: list
     scale: float
     weights: int = 0
+    max_norm: float | None = None
 
     @cached_property
     def sums(self):
@@ -51,12 +55,46 @@ class Reduction:
 
     def __init__(self, device, xp, get_kernel):
         self.device, self.xp, self.get_kernel = device, xp, get_kernel
-        self.layouts, self.scratch = {}, Scratch(xp)
+        self.layouts, self.clippers, self.scratch = {}, {}, Scratch(xp)
 
     def prepare(self, job):
         """The call that launches, for as long as no other job is prepared; on CUDA it does not wait."""
-        run = self._cuda(job) if self.device == "cuda" else self._cpu(job)
+        run = self._plain(job) if job.max_norm is None else self._clipped(job)
         return lambda owner=self: run()  # which owns the memory that it works in
+
+    def _plain(self, job):
+        return self._cuda(job) if self.device == "cuda" else self._cpu(job)
+
+    def _clipped(self, job):
+        """One read: clipped samples become nodes of the tree, a shorter matrix. Or two: norms, then weights."""
+        clipped, norms = self._clippers(job.g_dtype, job.columns)
+        segment = clipped.segment(job.rows)
+        if segment is None:
+            (weights,) = self._workspace("factors", [job.rows], job.sums)
+            firsts = norms.prepare(job.matrices, job.rows, weights, job.max_norm, job.weights)
+            last = self._plain(replace(job, weights=weights, max_norm=None))
+        else:
+            count = -(-job.rows // segment)
+            nodes = self._workspace("nodes", [count * p for p in job.columns], job.sums)
+            firsts = [clipped.prepare(job.matrices, job.rows, nodes, job.max_norm, job.weights)]
+            matrices = list(zip(nodes, job.columns, strict=True))
+            changes = {"g_dtype": job.sums, "rows": count, "matrices": matrices, "weights": 0, "max_norm": None}
+            last = self._plain(replace(job, **changes))
+
+        def run():
+            for first in firsts:
+                first()
+            last()
+
+        return run
+
+    def _clippers(self, *shape):
+        """What clips samples of this dtype and these numbers of columns, in one read and in two."""
+        if shape not in self.clippers:
+            g_dtype, columns = shape
+            norms = SampleNorms(self.device, self.xp, [g_dtype] * len(columns), columns, clips=True)
+            self.clippers[shape] = Clipped(self.device, self.xp, *shape), norms
+        return self.clippers[shape]
 
     def _cpu(self, job):
         split = split_cpu(job.columns, job.rows)

@@ -6,6 +6,7 @@ simulator (NUMBA_ENABLE_CUDASIM=1).
 
 import contextlib
 import ctypes
+import math
 import re
 import threading
 import warnings
@@ -25,6 +26,7 @@ __all__ = [
     "fma",
     "jit",
     "load",
+    "math",
     "maximum",
     "minimum",
     "sign",

@@ -3,8 +3,9 @@
 from . import generate, memory
 from .fields import held_as
 
-CPU_NAMES = ("coded", "fma", "jit", "load", "maximum", "minimum", "sign", "sqrt", "store")
-CUDA_NAMES = (*CPU_NAMES, "add_atomic", "cuda", "device")
+_NAMES = ("coded", "fma", "jit", "load", "math", "maximum", "minimum", "sign", "sqrt", "store")
+CPU_NAMES = (*_NAMES, "vectors")
+CUDA_NAMES = (*_NAMES, "add_atomic", "cuda", "device")
 
 
 def accessors(dtypes, sums, lanes=None):

@@ -1,0 +1,87 @@
+"""Norms of single samples, and the weights that clip them."""
+
+import numpy as np
+
+from .arrays import kernel_device, leaves, on_device_of, samples, view
+from .checks import number
+from .kernels.buffers import address_of
+from .kernels.memory import accumulator
+from .kernels.sample_norms import SampleNorms
+from .ranges import ranged
+
+
+@ranged
+def sample_norms(G):
+    """The Euclidean norm of every sample's gradient, over all its tensors together: an array (B,).
+
+    G: (B, *shape), any row stride, each sample C-contiguous; one array, a list or a dict of them, in whose order the
+    tensors are added up. The result has the accumulator's dtype: float64 for float64, else float32, where squares may
+    overflow to inf and vanish below 1e-45. The order of additions is fixed, so the bits depend on the values only.
+    Raises ValueError or TypeError naming the argument.
+    """
+    views = [view(array, name) for name, array in leaves(G, "G")]
+    if not views:
+        raise ValueError("G: expected at least one array")
+    held = [samples(v) for v in views]
+    counts = sorted({count for count, _, _ in held})
+    if len(counts) > 1:
+        raise ValueError(f"G: expected the same number of samples everywhere, got {counts}")
+    if len({accumulator(v.dtype) for v in views}) > 1:
+        raise ValueError("G: expected arrays that are all computed in float32, or all in float64")
+    device, xp = kernel_device(views)
+    with on_device_of(views):
+        norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
+        out = xp.empty(counts[0], norms.sums)
+        matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
+        for run in norms.prepare(matrices, counts[0], address_of(out)):
+            run()
+    return out
+
+
+@ranged
+def clip_weights(norms, max_norm):
+    """The factors that bring norms down to max_norm at most: 1 where norm <= max_norm, else max_norm / norm.
+
+    norms: float32 or float64 (16 bits are computed in float32), of any shape. max_norm: a number >= 0; inf clips
+    nothing, and a norm of 0 is never clipped. A norm that is not finite has the factor NaN, unless max_norm is inf.
+    """
+    v = view(norms, "norms")
+    sums = accumulator(v.dtype)
+    most = checked_norm(max_norm, {sums})
+    _, xp = kernel_device([v])
+    with on_device_of([v]), np.errstate(all="ignore"):
+        norms = v.owner.astype(sums)
+        if most is None:
+            return xp.ones_like(norms)
+        return xp.where(norms <= most, norms.dtype.type(1), most / norms + (norms - norms))
+
+
+class ClipFactors:
+    """The factors that clip samples, times their weights; dtypes and sizes of the samples' tensors."""
+
+    def __init__(self, device, xp, dtypes, sizes):
+        self.xp, self.norms = xp, SampleNorms(device, xp, dtypes, sizes, clips=True)
+        self.held = xp.empty(0, self.norms.sums)
+
+    def prepare(self, G, weights, count, max_norm):
+        """({dtype of the sums: array}, the calls that fill it). weights: the same for what multiplies them, or None."""
+        sums = self.norms.sums
+        if len(self.held) < count:
+            self.held = self.xp.empty(count, sums)
+        matrices = [(g.address, samples(g)[2]) for g in G]
+        at = 0 if weights is None else address_of(weights[sums])
+        runs = self.norms.prepare(matrices, count, address_of(self.held), max_norm, at)
+        return {sums: self.held}, [lambda run=run, held=weights: run() for run in runs]  # weights must outlive them
+
+
+def checked_norm(max_norm, sums):
+    """max_norm in the dtype of the sums, one of those; None where it clips nothing, as None and inf do."""
+    if max_norm is None:
+        return None
+    if len(sums) > 1:
+        raise ValueError("max_norm: expected params that are all computed in float32, or all in float64")
+    if max_norm == np.inf:
+        return None
+    with np.errstate(over="ignore"):
+        most = np.dtype(*sums).type(number("max_norm", max_norm))
+    return most if np.isfinite(most) else None
