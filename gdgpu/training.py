@@ -7,6 +7,7 @@ import numpy as np
 
 from .checks import count, flag
 from .devices import on_host
+from .model import check_owner
 from .ranges import ranged
 from .sampling import batch_starts, minibatches
 
@@ -78,7 +79,7 @@ def fit(
         raise ValueError(f"batch_size: expected at most {len(X)} samples with drop_last, got {batch_size}")
     epochs, first_epoch = count("epochs", epochs), count("first_epoch", first_epoch)
     seed, shuffle = count("seed", seed), flag("shuffle", shuffle)
-    _check_owner(optimizer, model)
+    check_owner(optimizer, model)
     for name, function in (("on_step", on_step), ("on_epoch", on_epoch)):
         if not (function is None or callable(function)):
             raise TypeError(f"{name}: expected a function or None, got {type(function).__name__}")
@@ -126,8 +127,7 @@ def _descend(model, optimizer, batches, on_step):
     """One epoch of steps: the samples of each, and its loss, in float64 on the host."""
     counts, losses = [], []
     for X, t in batches:
-        loss, grads = model._loss_and_gradient(X, t)
-        optimizer.step(grads)
+        loss = model._step(X, t, optimizer)
         counts.append(len(X))
         losses.append(loss)
         if on_step:
@@ -142,15 +142,6 @@ def _check_finite(losses, model, steps_before):
     for name, array in model.params.items():
         if not model.device.xp.isfinite(array).all():
             raise Diverged(steps_before + len(losses), f"{name} is not finite")
-
-
-def _check_owner(optimizer, model):
-    params = getattr(optimizer, "params", None)
-    if not hasattr(optimizer, "step"):
-        raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
-    own = isinstance(params, dict) and params.keys() == model.params.keys()
-    if not own or any(params[name] is not array for name, array in model.params.items()):
-        raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")
 
 
 def _prepare_validation(model, validation):

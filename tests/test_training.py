@@ -194,9 +194,8 @@ def test_no_loss_is_read_before_the_end_of_its_epoch():
         __float__ = __bool__ = item = tolist = look
 
     class Model(LinearRegression):
-        def _loss_and_gradient(self, X, t):
-            loss, grads = super()._loss_and_gradient(X, t)
-            return np.asarray(loss).view(Watched), grads
+        def _step(self, X, t, optimizer):
+            return np.asarray(super()._step(X, t, optimizer)).view(Watched)
 
     X, t = data()
     model = Model(D, dtype="float64", device="cpu")

@@ -1,0 +1,128 @@
+"""Loss and gradient of a linear model in one read of X: lays out the kernel of kernels/one_pass.py and launches it."""
+
+import math
+
+import numpy as np
+
+from .kernels import one_pass, threads
+from .kernels import reduce as reduction
+from .kernels.buffers import Buffer, address_of
+from .kernels.reducer import Job, Reduction
+from .launches import Bound
+from .reduction import batch_views
+
+KEPT = 8  # layouts: of as many batch sizes and dtypes of X
+MOVING = [one_pass.JOB.index(name) for name in ("X", "stride", "targets", "norms")]
+
+
+class OnePass:
+    """What a model's steps work in. One thread, and one stream, at a time."""
+
+    def __init__(self, model):
+        self.model, self.layouts = model, {}
+
+    def gradient(self, X, t, max_norm, scale):
+        """(sum of the errors, gradients, new arrays: scale times the sum over the samples)."""
+        layout = self._layout(X)
+        layout.run(X, t, max_norm)
+        return layout.errors.sum(dtype="float64"), layout.reduced(scale)
+
+    def step(self, X, t, max_norm, optimizer):
+        """The sum of the errors before a step of the optimizer by the mean gradient."""
+        layout = self._layout(X)
+        layout.run(X, t, max_norm)
+        layout.updated(optimizer)()
+        return layout.errors.sum(dtype="float64")
+
+    def norms(self, X, t):
+        """The norm of each sample's gradient: a new array."""
+        norms = self.model.device.xp.empty(len(X), self.model.dtype)
+        self._layout(X).run(X, t, math.inf, norms)
+        return norms
+
+    def _layout(self, X):
+        key = len(X), X.dtype
+        layout = self.layouts.get(key)
+        if layout is None:
+            if len(self.layouts) >= KEPT:
+                del self.layouts[next(iter(self.layouts))]
+            layout = self.layouts[key] = _Layout(self.model, *key)
+        return layout
+
+
+class _Layout:
+    """Sums of the segments of a batch of this size, and the calls that make them and add them up."""
+
+    def __init__(self, model, count, x_dtype):
+        self.model, self.count, self.x_dtype = model, count, x_dtype.name
+        self.device, self.xp, self.dtype = model.device.name, model.device.xp, model.dtype.name
+        self.weight, self.bias = model.params["weight"], model.params["bias"]
+        self.tile = one_pass.tile_of(model.n_outputs, self.device, self.x_dtype)
+        segment = one_pass.segment(self.device, count, model.n_outputs)
+        self.segments = -(-count // segment)
+        empty = self.xp.empty
+        self.sums = {name: empty((self.segments, *w.shape), self.dtype) for name, w in model.params.items()}
+        self.errors = empty(self.segments, self.dtype)
+        self.W = self.weight
+        if self.device == "cpu" and model.n_outputs > 1:
+            self.W = self.xp.zeros((one_pass.padded(model.n_outputs), model.n_features), self.dtype)
+        self.work = empty(self.segments * one_pass.work_size(self.device, model.n_outputs), self.dtype)
+        self.numbers = Buffer(self.xp, np.zeros(3, self.dtype))
+        held = {
+            "rows": count,
+            "n_features": model.n_features,
+            "outputs": model.n_outputs,
+            "segment": segment,
+            "W": address_of(self.W),
+            "b": address_of(self.bias),
+            "numbers": self.numbers.address,
+            "weights": address_of(self.sums["weight"]),
+            "biases": address_of(self.sums["bias"]),
+            "errors": address_of(self.errors),
+            "work": address_of(self.work),
+        }
+        self.values = np.array([held.get(name, 0) for name in one_pass.JOB], np.int64)
+        self.job = Buffer(self.xp, self.values)
+        self.scratch_bytes = one_pass.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
+        self.scale = model.scale if x_dtype == "uint8" else 1.0
+        self.delta = getattr(model.criterion, "delta", 1.0)
+        self.seen = None
+        self.reduction = Reduction(self.device, self.xp, reduction.kernel)
+        self.optimizer = self.update = None
+
+    def run(self, X, t, max_norm=None, norms=None):
+        """Make the sums. max_norm None: nothing is clipped; norms: an array to hold them, or None."""
+        model = self.model
+        numbers = self.scale, math.inf if max_norm is None else max_norm, self.delta
+        if numbers != self.seen:
+            self.numbers.set(np.array(numbers, self.dtype))
+            self.seen = numbers
+        where = address_of(X), X.strides[0] // X.itemsize, address_of(t), 0 if norms is None else address_of(norms)
+        self.values[MOVING] = where
+        self.job.set(self.values)
+        if self.W is not self.weight:
+            self.W[: model.n_outputs] = self.weight.T
+        kernel = one_pass.kernel(self.device, model.criterion.name, self.x_dtype, self.tile, max_norm is not None)
+        if self.device == "cpu":
+            threads.run(kernel, (self.job.address,), self.segments, X.nbytes, self.scratch_bytes)
+        else:
+            kernel.launch(self.segments, one_pass.BLOCK, self.job.address)
+
+    def reduced(self, scale):
+        """scale times the sums over the segments."""
+        grads = {name: self.xp.empty(w.shape, self.dtype) for name, w in self.model.params.items()}
+        names = list(grads)
+        matrices = [(address_of(self.sums[n]), grads[n].size) for n in names]
+        targets = [(address_of(grads[n]),) for n in names]
+        columns = tuple(grads[n].size for n in names)
+        self.reduction.prepare(Job(self.dtype, self.segments, columns, matrices, targets, scale))()
+        return grads
+
+    def updated(self, optimizer):
+        """The call that takes a step of the optimizer by the mean over the batch."""
+        if self.optimizer is not optimizer:
+            G = batch_views(optimizer._tree.matching(self.sums, "G"), optimizer._views)[0]
+            scale = 1 / max(self.count, 1)
+            self.optimizer = optimizer
+            self.update = Bound(optimizer, lambda launches: launches.prepare_samples(G, None, self.segments, scale))
+        return self.update
