@@ -49,7 +49,7 @@ class TrainingBar:
             self.shown = now
             seconds = max(now - self.started, 1e-9)
             rate = (self.read * self.sample_bytes + self.steps * self.step_bytes) / seconds / 1e9
-            speed = f"{_short(self.read / seconds)} samples/s  {rate:.3g} GB/s"
+            speed = f"{short(self.read / seconds)} samples/s  {rate:.3g} GB/s"
             self.progress.update(self.task, **self._fields(f"loss {float(loss):.4g}  {speed}"), refresh=True)
 
     def _fields(self, speed):
@@ -91,12 +91,44 @@ def show_table(rows, title=None):
     console().print(table)
 
 
+def show_rows(rows, title=None, caption=None):
+    """Print rows {header: text}, None for an empty cell; columns that are empty throughout are left out.
+
+    Each row is a table of its own where the terminal is too narrow for one of all.
+    """
+    from rich.box import SIMPLE
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    headers = list(dict.fromkeys(header for row in rows for header, text in row.items() if text is not None))
+    table = Table(
+        box=SIMPLE, title=title and Text(title), caption=caption, title_justify="left", caption_justify="left"
+    )
+    for header in headers:
+        table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row.get(header) or "") for header in headers))
+    screen = console()
+    needed = Measurement.get(screen, screen.options.update(max_width=10_000), table)
+    if not screen.is_terminal:  # a file has no width
+        screen.width = max(screen.width, needed.maximum)
+    if needed.minimum <= screen.width:
+        screen.print(table)
+        return
+    for row in rows:
+        show_table(row.items(), title)
+        title = None
+    if caption:
+        screen.print(caption)
+
+
 def note(text):
     """One line of news on standard error."""
     console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
-def _short(number):
+def short(number):
     """1234567 -> "1.23M"."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 
 class Model(NamedTuple):
-    """new: class in gdgpu.models. kind: of its targets. rate: factor of the default lr."""
+    """new: class in gdgpu.models. kind: of its targets, values or classes; None if it takes either."""
 
     new: str
-    kind: str
-    rate: float
+    kind: str | None
 
 
 class Optimizer(NamedTuple):
@@ -22,10 +21,15 @@ class Optimizer(NamedTuple):
 
 
 MODELS = {
-    "linear": Model("LinearRegression", "values", 0.25),
-    "logistic": Model("LogisticRegression", "classes", 8),
-    "softmax": Model("SoftmaxRegression", "classes", 8),
+    "linear": Model("LinearRegression", "values"),
+    "huber": Model("HuberRegression", "values"),
+    "poisson": Model("PoissonRegression", "values"),
+    "logistic": Model("LogisticRegression", "classes"),
+    "softmax": Model("SoftmaxRegression", "classes"),
+    "mlp": Model("MLP", None),
 }
+HIDDEN = "128"  # sizes of the hidden layers of mlp
+RATES = {"values": 0.25, "classes": 8}  # factor of the default lr, by the kind of the targets
 OPTIMIZERS = {
     "sgd": Optimizer("SGD", {}, {"momentum": 0.0}),
     "momentum": Optimizer("Momentum", {}, {"momentum": 0.9}),
@@ -46,11 +50,12 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `gdgpu train` with their defaults; None: chosen by the data or the optimizer."""
+    """The options of `gdgpu train` with their defaults; None: chosen by the data, the model or the optimizer."""
 
     data: str | None = None
     target: str | None = None
     model: str | None = None
+    hidden: str | None = None
     optimizer: str = "momentum"
     batch_size: int | str = 32
     lr: float | None = None

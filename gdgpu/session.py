@@ -12,7 +12,7 @@ from .checks import count
 from .devices import resolve
 from .files import check_writable, write_json
 from .info import describe
-from .options import MODELS, OPTIMIZERS
+from .options import HIDDEN, MODELS, OPTIMIZERS, RATES
 from .sampling import batch_starts
 from .training import fit
 
@@ -46,8 +46,7 @@ class Session:
         data = datasets.load(options.data, options.target)
         name, t, self.labels = _choose_model(data, options.model)
         self.split = datasets.split(data.X, t, options.test_fraction, options.seed, options.standardize)
-        outputs = {"linear": t.shape[1:], "logistic": (), "softmax": (len(self.labels or ()),)}[name]
-        self.model = getattr(models, MODELS[name].new)(data.X.shape[1], *outputs, device=device)
+        self.model = _new_model(name, self.split, self.labels, options, device)
         self.optimizer, self.hyper = self._new_optimizer()
         self.source = data.source
         self.fingerprint = data.fingerprint() if options.checkpoint else None
@@ -62,7 +61,9 @@ class Session:
         optimizer = getattr(gdgpu, row.new)(self.model.params, **hyper, **row.fixed)
         batch_size = batch_starts(len(self.split.X), options.batch_size).step
         if "lr" not in row.defaults | given:
-            rate = MODELS[self.model.name].rate
+            rate = RATES[self.model.criterion.kind]
+            if self.model.name == "poisson":  # whose curvature grows with the counts
+                rate /= 1 + self.split.t.mean()
             optimizer.lr = default_lr(rate, hyper.get("momentum", 0), batch_size, self.split.X)
         return optimizer, hyper | {"lr": optimizer.lr}
 
@@ -74,6 +75,7 @@ class Session:
             "model": model.name,
             "features": model.n_features,
             "outputs": model.n_outputs,
+            **_own_settings(model),
             "dtype": model.dtype.name,
             "optimizer": options.optimizer,
             **self.hyper,
@@ -130,20 +132,21 @@ class Session:
 
     def summary(self):
         """Rows of the final table."""
-        split, last = self.split, self.epochs[-1]
+        split, model, last = self.split, self.model, self.epochs[-1]
         samples = f"{len(split.X)} training and {len(split.X_test)} test samples"
         hyper = ", ".join(f"{name} {value:g}" for name, value in self.hyper.items())
+        own = [f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}" for name, value in _own_settings(model).items()]
         tested = last["test_loss"] is not None
         kinds = f", {len(self.labels)} classes" if self.labels else ""
         return [
-            ("data", f"{self.source}, {samples} of {self.model.n_features} features{kinds}"),
-            ("model", self.model.name),
+            ("data", f"{self.source}, {samples} of {model.n_features} features{kinds}"),
+            ("model", ", ".join([model.name, *own])),
             ("optimizer", f"{self.options.optimizer}, {hyper}, batch size {self.options.batch_size}"),
-            ("device", describe(self.model.device)),
+            ("device", describe(model.device)),
             ("epochs", len(self.epochs)),
             ("training loss", _shown(last["loss"])),
             ("test loss", _shown(last["test_loss"]) if tested else None),
-            (f"test {self.model.metric_name}", _shown(last["test_metric"]) if tested else None),
+            (f"test {model.metric_name}", _shown(last["test_metric"]) if tested else None),
             ("seconds", f"{sum(record['seconds'] for record in self.epochs):.2f}"),
         ]
 
@@ -161,13 +164,47 @@ def default_lr(rate, momentum, batch_size, X):
 
 def _choose_model(data, name):
     """(name, targets, labels or None), the model after the kind of the targets unless asked for."""
-    kind = MODELS[name].kind if name else data.kind
+    kind = (name and MODELS[name].kind) or data.kind
     if kind == "values":
         return name or "linear", data.values(), None
     t, labels = data.classes()
     if name == "logistic" and len(labels) != 2:
         raise ValueError(f"model: logistic takes 2 classes, {data.source} has {len(labels)}; try softmax")
     return name or ("logistic" if len(labels) == 2 else "softmax"), t, labels
+
+
+def _new_model(name, split, labels, options, device):
+    """A model for these samples."""
+    new, n_features, values = getattr(models, MODELS[name].new), split.X.shape[1], split.t.shape[1:]
+    if name == "mlp":
+        loss, outputs = ("softmax", len(labels)) if labels else ("squared", (*values, 1)[0])
+        sizes = n_features, *_hidden(options.hidden or HIDDEN), outputs
+        return new(sizes, loss=loss, seed=options.seed, device=device)
+    if options.hidden is not None:
+        raise ValueError(f"hidden: expected --model mlp with it, got {name}")
+    outputs = {"linear": values, "huber": values, "softmax": (len(labels or ()),)}.get(name, ())
+    settings = {"delta": _spread(split.t)} if name == "huber" else {}
+    return new(n_features, *outputs, **settings, device=device)
+
+
+def _spread(t):
+    """Twice the median distance of targets from their median, about 1.35 deviations of normal ones; 1 where it is 0."""
+    return 2 * float(np.median(abs(t - np.median(t, axis=0)))) or 1.0
+
+
+def _own_settings(model):
+    """Those that not every model has."""
+    if model.name == "mlp":
+        return {"hidden": list(model.sizes[1:-1])}
+    return {"delta": model.criterion.delta} if model.name == "huber" else {}
+
+
+def _hidden(text):
+    """The sizes of hidden layers, of text such as 128,64."""
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise ValueError(f"hidden: expected sizes >= 1 with commas between them, got {text!r}")
+    return map(int, sizes)
 
 
 def _check_outputs(options):
