@@ -10,7 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from . import accumulate, advance, coded, fused, memory, norms, reduce, rules, update
+from . import (
+    accumulate,
+    advance,
+    clipped,
+    coded,
+    fused,
+    layers,
+    memory,
+    moments,
+    noise,
+    norms,
+    ranks,
+    reduce,
+    rules,
+    sample_norms,
+    update,
+)
 from .fields import OPTIONS
 from .limits import Limits
 from .rule import keeping
@@ -117,6 +133,23 @@ def _accumulate(weighted, suffix):
     return _rows(f"accumulate{suffix}", accumulate.LIMITS, lambda d: accumulate.kernels("cuda", d, weighted).add)
 
 
+def _statistics():
+    yield from _rows("moments", moments.LIMITS, lambda dtype: moments.kernels("cuda", dtype).fold)
+    for name, limits, build in (
+        ("moments_merge", moments.MERGE_LIMITS, lambda dtype: moments.kernels("cuda", dtype).merge),
+        ("noise", noise.LIMITS, lambda dtype: noise.kernels("cuda", dtype).norms),
+    ):
+        yield from _rows(name, limits, build, ("float32", "float64"))
+    for family, held in itertools.product(ranks.FAMILIES, (True, False)):
+        build = partial(ranks.kernel, "cuda", family, held=held)
+        yield from _rows(f"{family}{'' if held else '_again'}", ranks.LIMITS, build)
+
+
+def _layers():
+    for name, limits, build in layers.catalogue():
+        yield from _rows(name, limits, build, ("float32", "float64"))
+
+
 def of_rule(rule):
     """The rows of a rule's kernels, as the catalogue lists them without weights or variants."""
     last = _norms(rule, joint=False) if rule.norm else _reduce_update(rule, False, "")
@@ -137,7 +170,12 @@ def _all():
         for rule in [rules.RULES["momentum"]] if weighted else [r for r in rules.RULES.values() if not r.norm]:
             yield from _reduce_update(rule, weighted, suffix)
         yield from _accumulate(weighted, suffix)
+    yield from _rows("sample_norms", sample_norms.LIMITS, lambda d: sample_norms.kernels("cuda", d).norms)
+    yield from _rows("clip_factors", sample_norms.LIMITS, lambda d: sample_norms.kernels("cuda", d, clips=True).norms)
+    yield from _rows("clipped", clipped.LIMITS, lambda dtype: clipped.kernel("cuda", dtype))
     yield from _rows("collect", accumulate.COLLECT_LIMITS, lambda dtype: accumulate.kernels("cuda", dtype).collect)
+    yield from _statistics()
+    yield from _layers()
 
 
 ROWS = tuple(_all())

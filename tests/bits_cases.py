@@ -8,7 +8,10 @@ import argparse
 import itertools
 import sys
 
+import bits_clipping
+import bits_layers
 import bits_optimizers
+import bits_statistics
 import numpy as np
 from bits_arrays import device, special, target, to_device, unaligned
 from references import DTYPES, bits, samples, sums_of
@@ -177,6 +180,9 @@ def _cases():
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
     yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
     yield from bits_optimizers.cases()
+    yield from bits_layers.cases()
+    yield from bits_clipping.cases()
+    yield from bits_statistics.cases()
 
 
 CASES = {name: (run, args, *options) for name, run, args, *options in _cases()}
