@@ -1,0 +1,62 @@
+"""How large a batch should be: the gradient noise scale, and the trade that it predicts (McCandlish et al. 2018).
+
+Run: python examples/noise_scale.py
+
+At batch size B, and the best learning rate for it, a loss takes about S (1 + N / B) steps: S is the least that any
+batch takes, N the noise scale. So B = N takes some twice the fewest steps and twice the fewest samples; smaller batches
+cost steps, larger ones samples. N grows as the loss falls: that of a place halfway says most about the whole way.
+"""
+
+import itertools
+
+import numpy as np
+
+import gdgpu
+
+
+def batches(X, t, batch_size, seed=0):
+    """Batches without end, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    while True:
+        rows = rng.integers(len(X), size=batch_size)
+        yield X[rows], t[rows]
+
+
+def noise_scale(model, X, t, batch_size=64, count=50):
+    """tr(covariance of a sample's gradient) / |mean gradient|^2, where the model is now."""
+    trace = square = 0.0
+    for x, y in itertools.islice(batches(X, t, batch_size), count):
+        mean, variance, _ = gdgpu.sample_statistics(model.per_sample_gradients(x, y))
+        spread = float(sum(v.sum() for v in variance.values()))
+        trace += spread
+        # Noise makes the mean of a batch longer than the true gradient.
+        square += float(sum((m * m).sum() for m in mean.values())) - spread / batch_size
+    return trace / square  # of sums: the mean of the batches' ratios is biased
+
+
+def descend(X, t, target, batch_size, lr, most=1000):
+    """(steps until the loss over all samples is below target, at most `most`; the model)."""
+    model = gdgpu.models.SoftmaxRegression(X.shape[1], 10, device="cpu")
+    optimizer = gdgpu.SGD(model.params, lr)
+    for step, (x, y) in enumerate(itertools.islice(batches(X, t, batch_size), most)):
+        if model.loss(X, t) < target:
+            return step, model
+        model.step(x, y, optimizer)
+    return most, model
+
+
+def main(ratios=(1 / 16, 1 / 4, 1, 4, 16), target=0.2, halfway=0.5, rates=(0.4, 0.8, 1.6, 3.2, 6.4)):
+    data = gdgpu.datasets.split(gdgpu.datasets.digits().X, gdgpu.datasets.digits().t)
+    scale = noise_scale(descend(data.X, data.t, halfway, batch_size=64, lr=0.4)[1], data.X, data.t)
+    print(f"noise scale {scale:.0f} at loss {halfway}; to loss {target}:\n batch   steps   samples")
+    steps = {}
+    for size in (max(1, round(ratio * scale)) for ratio in ratios):
+        steps[size] = 1000
+        for lr in rates:
+            steps[size], _ = descend(data.X, data.t, target, size, lr, most=steps[size])
+        print(f"{size:6} {steps[size]:7} {size * steps[size]:9}")
+    return scale, steps
+
+
+if __name__ == "__main__":
+    main()
