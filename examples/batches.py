@@ -30,16 +30,17 @@ def descend(X, t, batch_size, epochs, looks=20):
 
     def start():
         model = gdgpu.models.LinearRegression(X.shape[1])
-        return model, gdgpu.SGD(model.params, lr)
+        return model, gdgpu.SGD(model.params, lr / size)
 
     model, optimizer = start()
-    model.step(X[:size], t[:size], optimizer)  # compiles
+    model.step(X[:size], t[:size], optimizer, reduction="sum")  # compiles
     model, optimizer = start()
     seen, seconds, looked, steps = 0, 0.0, [(0, 0, float(model.loss(X, t)))], []
     for _ in range(epochs):
         begin = time.perf_counter()
         for x, y in gdgpu.minibatches(X, t, batch_size=batch_size, shuffle=False):  # random already: views, no copies
-            steps.append((seen / len(X), float(model.step(x, y, optimizer))))
+            # "sum", and lr / size: the last batch, which is shorter, counts for as much less
+            steps.append((seen / len(X), float(model.step(x, y, optimizer, reduction="sum"))))
             seen += len(x)
             if seen * looks // len(X) > (seen - len(x)) * looks // len(X):
                 seconds += time.perf_counter() - begin

@@ -1,35 +1,33 @@
 """Differentially private training: DP-SGD (Abadi et al. 2016, arXiv:1607.00133) of a softmax regression on the digits.
 
-Run: pip install dp-accounting && python examples/private_training.py
+Run: pip install -e ".[private]" && python examples/private_training.py
 
-The epsilon printed holds for adding or removing one training sample, in exact arithmetic; how many there are is taken
-as public. Not claimed: that rounding hides what it should (Mironov 2012: the low bits of floating-point noise can give
-a value away), that Philox withstands cryptanalysis, or anything about settings that were chosen by looking at the
-data: each trial of a search costs privacy too. The seed must stay secret, and must not be used for a second training.
+The epsilon holds for adding or removing one training sample, in exact arithmetic; how many there are is public. Not
+claimed: that rounding hides what it should (Mironov 2012: low bits of noise can give a value away), that Philox is a
+cipher, or anything about settings tuned on the data: each trial costs privacy. Keep the seed secret, for one training.
 """
-
-import secrets
 
 import numpy as np
 
 import gdgpu
 
 
-def train(model, optimizer, X, t, rate, max_norm, noise, steps, seed):
-    """Steps by the sum of clipped gradients, plus noise of deviation noise * max_norm, over the expected batch size."""
-    xp = model.device.xp
-    for step in range(steps):
-        # A counter far from every other step's, so that no random number is used twice. Drawn on the host: CuPy's
-        # Philox4x3210 keeps 32 bits of its seed, few enough to try them all, NumPy's has a key of 128.
-        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
-        # Poisson sampling: each sample is in or out by itself. The accounting is of this, not of shuffled batches.
-        rows = xp.asarray(np.flatnonzero(random.random(len(X)) < rate))
-        # The sum, not the mean: one sample moves it by max_norm at most. An empty batch is a step too, of noise.
-        _, grads = model.gradient(X[rows], t[rows], max_norm=max_norm, reduction="sum")
-        for grad in grads.values():
-            grad += xp.asarray(noise * max_norm * random.standard_normal(grad.shape, grad.dtype))
-            grad /= rate * len(X)  # never len(rows): how many were drawn is private
-        optimizer.step(grads)
+def randoms(seed, step):
+    """The random numbers of one step: its counter is far from every other step's, so that none is used twice."""
+    # On the host: CuPy's Philox4x3210 keeps 32 bits of its seed, few enough to try them all; this key has 128.
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+
+
+def private_gradient(model, X, t, rate, max_norm, noise, random):
+    """The sum of clipped gradients, plus noise of deviation noise * max_norm, over the expected batch size."""
+    # Poisson sampling: each sample is in or out by itself. The accounting is of this, not of shuffled batches.
+    rows = model.device.xp.asarray(np.flatnonzero(random.random(len(X)) < rate))
+    # The sum, not the mean: one sample moves it by max_norm at most. An empty batch is a step too, of noise.
+    _, grads = model.gradient(X[rows], t[rows], max_norm=max_norm, reduction="sum")
+    for grad in grads.values():
+        grad += model.device.xp.asarray(random.normal(0, noise * max_norm, grad.shape))
+        grad /= rate * len(X)  # never len(rows): how many were drawn is private
+    return grads
 
 
 def epsilon(rate, noise, steps, delta):
@@ -47,10 +45,12 @@ def main(rate=0.2, max_norm=1.0, noise=6.0, steps=300, lr=2.0, delta=1e-4, seed=
     data = gdgpu.datasets.split(digits.X / 16, digits.t, standardize=False)  # mean and deviation would be private
     model = gdgpu.models.SoftmaxRegression(64, 10)
     X, t, X_test, t_test = map(model.device.xp.asarray, (data.X, data.t, data.X_test, data.t_test))
-    seed = secrets.randbits(128) if seed is None else seed
-    train(model, gdgpu.SGD(model.params, lr), X, t, rate, max_norm, noise, steps, seed)
+    optimizer = gdgpu.SGD(model.params, lr)
+    seed = np.random.SeedSequence(seed).entropy  # None: 128 bits from the operating system
+    for step in range(steps):
+        optimizer.step(private_gradient(model, X, t, rate, max_norm, noise, randoms(seed, step)))
     accuracy, spent = model.metric(X_test, t_test), epsilon(rate, noise, steps, delta)
-    known = "unknown (pip install dp-accounting)" if spent is None else f"{spent:.2f}"
+    known = "unknown" if spent is None else f"{spent:.2f}"
     print(f"test accuracy {accuracy:.3f}, epsilon {known} at delta {delta:g}, {len(X)} training samples")
     return accuracy, spent
 
