@@ -11,6 +11,7 @@ from .kernels import layers
 from .losses import LOSSES
 from .model import Model
 from .ranges import ranged
+from .reduction import scale_of
 
 # Variance of a weight of a layer with n_in inputs and n_out outputs, at the start: K. He et al., "Delving Deep into
 # Rectifiers", 2015; X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural
@@ -70,7 +71,7 @@ class MLP(Model):
 
     def _loss_and_gradient(self, X, t, max_norm=None, reduction="mean"):
         clips = max_norm is not None
-        scale = 1 / max(len(X), 1) if reduction == "mean" else 1.0
+        scale = scale_of(reduction, len(X))
         batch = self._propagate(X, t, 1.0 if clips else scale, norms=clips)
         if clips:
             self._clip(batch, max_norm, scale)

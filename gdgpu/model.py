@@ -73,13 +73,15 @@ class Model:
         return self._per_sample_gradients(*self._prepare(X, t))
 
     @ranged
-    def step(self, X, t, optimizer, max_norm=None):
-        """One step of the optimizer by `gradient(X, t, max_norm)`; returns the loss before it.
+    def step(self, X, t, optimizer, max_norm=None, reduction="mean"):
+        """One step of the optimizer by `gradient(X, t, max_norm, reduction)`; returns the loss before it.
 
-        optimizer: made from this model's params. Errors: see gradient.
+        optimizer: made from this model's params. With "sum" and a learning rate over the usual batch size, a last
+        batch that is shorter moves the parameters as much less. Errors: see gradient.
         """
         check_owner(optimizer, self)
-        return self._step(*self._prepare(X, t), optimizer, bound(max_norm))
+        max_norm, reduction = bound(max_norm), one_of("reduction", reduction, REDUCTIONS)
+        return self._step(*self._prepare(X, t), optimizer, max_norm, reduction)
 
     @ranged
     def predict(self, X):
@@ -106,9 +108,9 @@ class Model:
         """`gradient` of what `_prepare` returned: checks nothing, and never waits for a GPU."""
         raise NotImplementedError
 
-    def _step(self, X, t, optimizer, max_norm=None):
+    def _step(self, X, t, optimizer, max_norm=None, reduction="mean"):
         """`step` of what `_prepare` returned: checks nothing, and never waits for a GPU."""
-        loss, grads = self._loss_and_gradient(X, t, max_norm)
+        loss, grads = self._loss_and_gradient(X, t, max_norm, reduction)
         optimizer.step(grads)
         return loss
 

@@ -14,6 +14,7 @@ from .losses import cast
 from .mlp import MLP
 from .model import Model
 from .one_pass import OnePass
+from .reduction import scale_of
 
 __all__ = [
     "MLP",
@@ -74,12 +75,14 @@ class _LinearModel(Model):
         return cast(X, self.dtype) if X.dtype != "uint8" else cast(X, self.dtype) * self.dtype.type(self.scale)
 
     def _loss_and_gradient(self, X, t, max_norm=None, reduction="mean"):
-        mean = 1 / max(len(X), 1)
-        error, grads = self._one_pass.gradient(X, t, max_norm, mean if reduction == "mean" else 1.0)
-        return (error * mean).astype(self.dtype), grads
+        error, grads = self._one_pass.gradient(X, t, max_norm, scale_of(reduction, len(X)))
+        return self._mean_of(error, X), grads
 
-    def _step(self, X, t, optimizer, max_norm=None):
-        return (self._one_pass.step(X, t, max_norm, optimizer) / max(len(X), 1)).astype(self.dtype)
+    def _step(self, X, t, optimizer, max_norm=None, reduction="mean"):
+        return self._mean_of(self._one_pass.step(X, t, max_norm, scale_of(reduction, len(X)), optimizer), X)
+
+    def _mean_of(self, error, X):
+        return (error / max(len(X), 1)).astype(self.dtype)
 
     def _sample_norms(self, X, t):
         return self._one_pass.norms(X, t)

@@ -27,11 +27,11 @@ class OnePass:
         layout.run(X, t, max_norm)
         return layout.errors.sum(dtype="float64"), layout.reduced(scale)
 
-    def step(self, X, t, max_norm, optimizer):
-        """The sum of the errors before a step of the optimizer by the mean gradient."""
+    def step(self, X, t, max_norm, scale, optimizer):
+        """The sum of the errors before a step of the optimizer by scale times the sum of the gradients."""
         layout = self._layout(X)
         layout.run(X, t, max_norm)
-        layout.updated(optimizer)()
+        layout.updated(optimizer, scale)()
         return layout.errors.sum(dtype="float64")
 
     def norms(self, X, t):
@@ -64,9 +64,9 @@ class _Layout:
         self.sums = {name: empty((self.segments, *w.shape), self.dtype) for name, w in model.params.items()}
         self.errors = empty(self.segments, self.dtype)
         self.W = self.weight
-        if self.device == "cpu" and model.n_outputs > 1:
+        if model.n_outputs > 1:
             self.W = self.xp.zeros((one_pass.padded(model.n_outputs), model.n_features), self.dtype)
-        self.work = empty(self.segments * one_pass.work_size(self.device, model.n_outputs), self.dtype)
+        self.work = empty(self.segments * one_pass.work_size(self.device, model.n_outputs, model.n_features), self.dtype)
         self.numbers = Buffer(self.xp, np.zeros(3, self.dtype))
         held = {
             "rows": count,
@@ -88,7 +88,7 @@ class _Layout:
         self.delta = getattr(model.criterion, "delta", 1.0)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)
-        self.optimizer = self.update = None
+        self.optimizer = self.step_scale = self.update = None
 
     def run(self, X, t, max_norm=None, norms=None):
         """Make the sums. max_norm None: nothing is clipped; norms: an array to hold them, or None."""
@@ -118,11 +118,10 @@ class _Layout:
         self.reduction.prepare(Job(self.dtype, self.segments, columns, matrices, targets, scale))()
         return grads
 
-    def updated(self, optimizer):
-        """The call that takes a step of the optimizer by the mean over the batch."""
-        if self.optimizer is not optimizer:
+    def updated(self, optimizer, scale):
+        """The call that takes a step of the optimizer by scale times the sum over the batch."""
+        if self.optimizer is not optimizer or self.step_scale != scale:
             G = batch_views(optimizer._tree.matching(self.sums, "G"), optimizer._views)[0]
-            scale = 1 / max(self.count, 1)
-            self.optimizer = optimizer
+            self.optimizer, self.step_scale = optimizer, scale
             self.update = Bound(optimizer, lambda launches: launches.prepare_samples(G, None, self.segments, scale))
         return self.update
