@@ -1,5 +1,7 @@
 """Norms of single samples, and the weights that clip them."""
 
+from numbers import Real
+
 import numpy as np
 
 from .arrays import kernel_device, leaves, on_device_of, samples, view
@@ -42,15 +44,19 @@ def sample_norms(G):
 def clip_weights(norms, max_norm):
     """The factors that bring norms down to max_norm at most: 1 where norm <= max_norm, else max_norm / norm.
 
-    norms: float32 or float64 (16 bits are computed in float32), of any shape. max_norm: a number >= 0; inf clips
-    nothing, and a norm of 0 is never clipped. A norm that is not finite has the factor NaN, unless max_norm is inf.
+    norms: float32 or float64 (16 bits are computed in float32), of any shape. max_norm: a number >= 0; inf or
+    None clips nothing, and a norm of 0 is never clipped. A norm that is not finite has the factor NaN, unless nothing
+    is clipped. The result has the dtype and shape of norms, as float32 for 16 bits.
     """
     v = view(norms, "norms")
     sums = accumulator(v.dtype)
     most = checked_norm(max_norm, {sums})
     _, xp = kernel_device([v])
     with on_device_of([v]), np.errstate(all="ignore"):
-        norms = v.owner.astype(sums)
+        norms = v.owner
+        if norms.dtype.name != v.dtype:  # a bfloat16 tensor, as integers of its bits
+            norms = (norms.view(xp.uint16).astype(xp.uint32) << 16).view(sums)
+        norms = norms.astype(sums)
         if most is None:
             return xp.ones_like(norms)
         return xp.where(norms <= most, norms.dtype.type(1), most / norms + (norms - norms))
@@ -69,7 +75,7 @@ class ClipFactors:
         if len(self.held) < count:
             self.held = self.xp.empty(count, sums)
         matrices = [(g.address, samples(g)[2]) for g in G]
-        at = 0 if weights is None else address_of(weights[sums])
+        at = address_of(weights[sums]) if weights else 0
         runs = self.norms.prepare(matrices, count, address_of(self.held), max_norm, at)
         return {sums: self.held}, [lambda run=run, held=weights: run() for run in runs]  # weights must outlive them
 
@@ -80,7 +86,7 @@ def checked_norm(max_norm, sums):
         return None
     if len(sums) > 1:
         raise ValueError("max_norm: expected params that are all computed in float32, or all in float64")
-    if max_norm == np.inf:
+    if isinstance(max_norm, Real) and max_norm == np.inf:
         return None
     with np.errstate(over="ignore"):
         most = np.dtype(*sums).type(number("max_norm", max_norm))

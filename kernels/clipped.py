@@ -241,7 +241,8 @@ class Clipped:
             fits = sum(self.widths) <= min(CUDA_BYTES // self.size, _sums(self.size) * 2 * BLOCK)
             fits = fits and 0 < self.count <= CUDA_SQUARES // (WIDTH * self.size)
             return RADIX if fits and rows > RADIX * (CUDA_NODES - 1) else None
-        if -(-rows // RADIX) < threads.num_threads():  # too few nodes; columns can be shared
+        # Too few nodes: columns can be shared. And a single one is the root, whose -0 another fold from +0 would lose.
+        if -(-rows // RADIX) < max(2, threads.num_threads()):
             return None
         segment = RADIX
         while rows > segment * RADIX * CPU_PIECES * threads.num_threads():
