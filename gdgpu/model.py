@@ -1,6 +1,7 @@
 """What all models share: the checks of X and t, and the public methods; a model adds its outputs and its gradients."""
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -170,7 +171,8 @@ class Model:
 
 def bound(max_norm):
     """max_norm checked: a float >= 0, or None where it clips nothing, as infinity does."""
-    return None if max_norm in (None, math.inf) else number("max_norm", max_norm)
+    unbounded = max_norm is None or (isinstance(max_norm, Real) and max_norm == math.inf)
+    return None if unbounded else number("max_norm", max_norm)
 
 
 def check_owner(optimizer, model):
@@ -179,5 +181,6 @@ def check_owner(optimizer, model):
     if not hasattr(optimizer, "step"):
         raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
     own = isinstance(params, dict) and params.keys() == model.params.keys()
-    if not own or any(params[name] is not array for name, array in model.params.items()):
+    # What it has taken: params may be the model's own dict, with other arrays by now.
+    if not own or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
         raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")

@@ -1,7 +1,7 @@
 """Models: linear in their inputs, z = X @ weight + bias with a loss of losses.py, and the MLP of mlp.py.
 
 Of a linear model all gradients follow from the residual r_n = dE_n/dz: dE_n/dweight = outer(x_n, r_n),
-dE_n/dbias = r_n.
+dE_n/dbias = r_n. It has fewer than 2**31 weights, n_features times its outputs.
 
 They contain exp, log and matrix products: two devices agree to rounding, not to the bit.
 """
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 NARROW = ("float16", "uint8")  # what kernels take for float32 models, beside float32
+WEIGHTS = 1 << 31  # a model has fewer
 PIECE = 1 << 10  # rows that are widened at once
 
 
@@ -33,12 +34,18 @@ class _LinearModel(Model):
     """z = X @ weight + bias. A model adds its loss.
 
     Gradients, norms and steps read X once (kernels/one_pass.py), as it is: of the model's dtype, or, for float32
-    models, float16 or bytes, which are multiplied by `scale`.
+    models, float16 or bytes, which are multiplied by `scale`, a number > 0. params may be other arrays later, of the
+    same dtype and shapes. ValueError naming n_features for 2**31 weights or more.
     """
 
     def __init__(self, n_features, n_outputs, loss, scale, device, dtype, **settings):
         super().__init__(n_features, n_outputs, loss, device, dtype, **settings)
+        if self.n_features * n_outputs >= WEIGHTS:
+            got = f"{self.n_features} times {n_outputs}"
+            raise ValueError(f"n_features: expected fewer than 2**31 weights, n_features times outputs, got {got}")
         self.scale = scale if scale is None else number("scale", scale)
+        if self.scale == 0:
+            raise ValueError(f"scale: expected a finite number > 0, got {scale!r}")
         zeros = self.device.xp.zeros
         self.params = {
             "weight": zeros((self.n_features, n_outputs), self.dtype),
@@ -55,7 +62,7 @@ class _LinearModel(Model):
         if X.dtype not in self._taken:
             X = self._widened(X)
         if (X.size and X.strides[1] != X.itemsize) or not getattr(X.flags, "aligned", True):
-            X = self.device.xp.ascontiguousarray(X)
+            X = X.copy()  # which is aligned, too
         return X
 
     def _prepare(self, X, t, names=("X", "t"), finite=False):

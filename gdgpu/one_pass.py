@@ -19,7 +19,7 @@ class OnePass:
     """What a model's steps work in. One thread, and one stream, at a time."""
 
     def __init__(self, model):
-        self.model, self.layouts = model, {}
+        self.model, self.layouts, self.params = model, {}, dict(model.params)
 
     def gradient(self, X, t, max_norm, scale):
         """(sum of the errors, gradients, new arrays: scale times the sum over the samples)."""
@@ -41,6 +41,8 @@ class OnePass:
         return norms
 
     def _layout(self, X):
+        if any(self.model.params[name] is not array for name, array in self.params.items()):
+            self._take_params()
         key = len(X), X.dtype
         layout = self.layouts.get(key)
         if layout is None:
@@ -48,6 +50,18 @@ class OnePass:
                 del self.layouts[next(iter(self.layouts))]
             layout = self.layouts[key] = _Layout(self.model, *key)
         return layout
+
+    def _take_params(self):
+        """The model has other arrays than before."""
+        model = self.model
+        for name, held in self.params.items():
+            array, expected = model.params[name], f"{model.dtype} {held.shape}"
+            if not isinstance(array, model.device.xp.ndarray):
+                raise TypeError(f"params: expected {name} to be an array {expected}, got {type(array).__name__}")
+            if (array.dtype, array.shape) != (model.dtype, held.shape) or not array.flags.c_contiguous:
+                got = f"{array.dtype} {array.shape}, strides {array.strides}"
+                raise ValueError(f"params: expected {name} to be C-contiguous {expected}, got {got}")
+        self.params, self.layouts = {name: model.params[name] for name in self.params}, {}
 
 
 class _Layout:
@@ -66,7 +80,8 @@ class _Layout:
         self.W = self.weight
         if model.n_outputs > 1:
             self.W = self.xp.zeros((one_pass.padded(model.n_outputs), model.n_features), self.dtype)
-        self.work = empty(self.segments * one_pass.work_size(self.device, model.n_outputs, model.n_features), self.dtype)
+        work_size = one_pass.work_size(self.device, model.n_outputs, model.n_features)
+        self.work = empty(self.segments * work_size, self.dtype)
         self.numbers = Buffer(self.xp, np.zeros(3, self.dtype))
         held = {
             "rows": count,
@@ -84,8 +99,6 @@ class _Layout:
         self.values = np.array([held.get(name, 0) for name in one_pass.JOB], np.int64)
         self.job = Buffer(self.xp, self.values)
         self.scratch_bytes = one_pass.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
-        self.scale = model.scale if x_dtype == "uint8" else 1.0
-        self.delta = getattr(model.criterion, "delta", 1.0)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)
         self.optimizer = self.step_scale = self.update = None
@@ -93,9 +106,11 @@ class _Layout:
     def run(self, X, t, max_norm=None, norms=None):
         """Make the sums. max_norm None: nothing is clipped; norms: an array to hold them, or None."""
         model = self.model
-        numbers = self.scale, math.inf if max_norm is None else max_norm, self.delta
+        scale, delta = model.scale if self.x_dtype == "uint8" else 1.0, getattr(model.criterion, "delta", 1.0)
+        numbers = scale, math.inf if max_norm is None else max_norm, delta
         if numbers != self.seen:
-            self.numbers.set(np.array(numbers, self.dtype))
+            with np.errstate(over="ignore"):  # what is infinite in this dtype bounds nothing
+                self.numbers.set(np.array(numbers, self.dtype))
             self.seen = numbers
         where = address_of(X), X.strides[0] // X.itemsize, address_of(t), 0 if norms is None else address_of(norms)
         self.values[MOVING] = where

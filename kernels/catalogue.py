@@ -21,6 +21,7 @@ from . import (
     moments,
     noise,
     norms,
+    one_pass,
     ranks,
     reduce,
     rules,
@@ -150,6 +151,11 @@ def _layers():
         yield from _rows(name, limits, build, ("float32", "float64"))
 
 
+def _one_pass():
+    for row in one_pass.catalogue():
+        yield from _rows(*row)
+
+
 def of_rule(rule):
     """The rows of a rule's kernels, as the catalogue lists them without weights or variants."""
     last = _norms(rule, joint=False) if rule.norm else _reduce_update(rule, False, "")
@@ -176,6 +182,7 @@ def _all():
     yield from _rows("collect", accumulate.COLLECT_LIMITS, lambda dtype: accumulate.kernels("cuda", dtype).collect)
     yield from _statistics()
     yield from _layers()
+    yield from _one_pass()
 
 
 ROWS = tuple(_all())

@@ -8,15 +8,15 @@ An item of work is a segment of rows, of the same size for any number of threads
 one of `biases`, to be added up by reduce.py or fused.py. `job` is the address of a row of int64: see JOB.
 """
 
-from functools import cache
+from functools import cache, partial
 
 from . import losses, memory, tree, vectors
 from .generate import fill
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
 
-# Addresses, but for the numbers n_features, outputs, rows, stride (in elements) and segment. W: the weights; on the CPU
-# an output a row, and rows of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the
+# Addresses, but for the numbers n_features, outputs, rows, stride (in elements), segment. W: the weights, an output a
+# row; on the CPU, rows of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the
 # sums. errors: one a segment. norms: of the samples, or 0. work: on CUDA, work_size() sums a segment.
 JOB = (
     *("X", "stride", "rows", "targets", "n_features", "outputs", "W", "b"),
@@ -28,7 +28,7 @@ TILE = 5  # outputs at most, whose sums are among them
 SEGMENTS = {"cpu": 64, "cuda": 1024}  # at most so many
 BLOCK = min(128, tree.BLOCK)  # threads of CUDA's
 WARP = 32
-LIMITS = Limits(threads=256, streams=False)
+LIMITS = Limits(threads=256, in_flight=20 << 10)
 LEAST = 32  # rows of one, for each output: its sums are few bytes beside its rows
 
 CPU = """
@@ -96,36 +96,41 @@ $residuals
 
 @jit("int64", NAME, CODE)
 def one_pass(job):
-    $job
-    scale, max_norm, delta = load_sum(numbers, 0), load_sum(numbers, 1), load_sum(numbers, 2)
     item = np.int64(cuda.blockIdx.x)
     thread = np.int64(cuda.threadIdx.x)
     threads = np.int64(cuda.blockDim.x)
     shared = cuda.shared.array(SHARED, sum_type)
-    z = work + item * ROWS * (outputs + 1) * SIZE
-    squares = z + ROWS * outputs * SIZE
-    weights += item * n_features * outputs * SIZE
-    biases += item * outputs * SIZE
-    is_vector = (X | stride * X_SIZE) & 15 == 0 and n_features % LANES == 0
     pitch = threads + 1
+    rows, segment = load_int64(job, ROWS_AT), load_int64(job, SEGMENT_AT)
     n = item * segment
     stop = min(rows, n + segment)
     is_first = True
     error = zero
     while n < stop:
+        # Read again for every ROWS rows: what is made of them would else take registers of the main loops.
+        $job
+        scale, max_norm, delta = load_sum(numbers, 0), load_sum(numbers, 1), load_sum(numbers, 2)
+        biases += item * outputs * SIZE
+        sums = work + item * (outputs * (n_features + ROWS) + ROWS) * SIZE
+        z = sums + outputs * n_features * SIZE
+        squares = z + ROWS * outputs * SIZE
+        is_vector = (X | W | work | stride * X_SIZE) & 15 == 0 and n_features % LANES == 0
         some = min(stop - n, np.int64(ROWS))
-        # Rows that are missing read the last one again; what they add is left out.
+        # Rows that are missing read the last one again, with residuals of 0.
         $offsets
         for k in range(0, outputs, TILE):
+            $at
             $clear
-            f = thread * LANES
-            while f < n_features:
-                if is_vector:
+            if is_vector:
+                f = thread * LANES
+                while f < n_features:
                     $dot_vectors
-                else:
-                    for j in range(f, min(f + LANES, n_features)):
-                        $dot_each
-                f += threads * LANES
+                    f += threads * LANES
+            else:
+                f = thread
+                while f < n_features:
+                    $dot_each
+                    f += threads
             $share
             cuda.syncthreads()
             task = thread
@@ -153,6 +158,9 @@ def one_pass(job):
             $clip
             for k in range(outputs):
                 store_sum(at, k, load_sum(at, k) * factor)
+        elif thread < ROWS:
+            for k in range(outputs):
+                store_sum(z, thread * outputs + k, zero)
         cuda.syncthreads()
         k = thread
         while k < outputs:
@@ -162,18 +170,29 @@ def one_pass(job):
             store_sum(biases, k, total)
             k += threads
         for k in range(0, outputs, TILE):
+            $at
             $residual_each
-            f = thread * LANES
-            while f < n_features:
-                if is_vector:
+            if is_vector:
+                f = thread * LANES
+                while f < n_features:
                     $add_vectors
-                else:
-                    for j in range(f, min(f + LANES, n_features)):
-                        $add_each
-                f += threads * LANES
+                    f += threads * LANES
+            else:
+                f = thread
+                while f < n_features:
+                    $add_each
+                    f += threads
         cuda.syncthreads()
         is_first = False
         n += some
+    $job
+    weights += item * n_features * outputs * SIZE
+    sums = work + item * (outputs * (n_features + ROWS) + ROWS) * SIZE
+    f = thread
+    while f < n_features:
+        for k in range(outputs):
+            store_sum(weights, f * outputs + k, load_sum(sums, k * n_features + f))
+        f += threads
     if thread < ROWS:
         shared[thread] = error
     cuda.syncthreads()
@@ -237,9 +256,9 @@ def segment(device, rows, outputs):
     return -(-least // LEAST) * LEAST
 
 
-def work_size(device, outputs):
-    """Sums of a segment's workspace on CUDA: outputs and squares of ROWS rows."""
-    return ROWS * (outputs + 1) if device == "cuda" else 0
+def work_size(device, outputs, n_features):
+    """Sums of a segment on CUDA: those of the weights, an output a row, then outputs and squares of ROWS rows."""
+    return outputs * (n_features + ROWS) + ROWS if device == "cuda" else 0
 
 
 def padded(outputs):
@@ -343,48 +362,48 @@ def _cuda(name, parts, x_dtype, sums, tile, clipped):
         "ROWS": ROWS,
         "TILE": tile,
         "SUMS": count,
+        "ROWS_AT": JOB.index("rows"),
+        "SEGMENT_AT": JOB.index("segment"),
         "WARP": WARP,
         "SHARED": count * (BLOCK + 1),
         "SIZE": memory.itemsize(sums),
         "X_SIZE": memory.itemsize(x_dtype),
         "LANES": lanes,
         "sum_type": f"np.{sums}",
+        "load_sum_lanes": f"load_{sums}_lanes",
+        "store_sum_lanes": f"store_{sums}_lanes",
         "zero": f"np.{sums}(0)",
         "one": f"np.{sums}(1)",
     }
     number = f"np.{sums}({{}})" if x_dtype == "uint8" else "{}"
-    # An output beyond the last one of a tile reads the last weight again.
-    at = [f"min(k + {k}, outputs - 1)" for k in range(tile)]
+    # An output beyond the last one of a tile is the last one again: it stores the same sums.
+    at = [f"k{k} = min(k + {k}, outputs - 1)" for k in range(tile)] + [f"a{k} = k{k} * n_features" for k in range(tile)]
 
     def dot(r, x, suffix):
         lines = [f"s{r}_{k} = fma({x}, w{k}{suffix}, s{r}_{k})" for k in range(tile)]
         return lines + [f"q{r} = fma({x}, {x}, q{r})"] * clipped
 
-    vectors, each = [], [f"w{k} = load_sum(W, j * outputs + {at[k]})" for k in range(tile)]
-    add_vectors, add_each = [], []
-    for lane in range(lanes):
-        vectors += [f"w{k}_{lane} = load_sum(W, (f + {lane}) * outputs + {at[k]})" for k in range(tile)]
-        add_vectors += [
-            f"v{k}_{lane} = zero if is_first else load_sum(weights, (f + {lane}) * outputs + {at[k]})"
-            for k in range(tile)
-        ]
-    add_each += [f"v{k} = zero if is_first else load_sum(weights, j * outputs + {at[k]})" for k in range(tile)]
+    vectors = [f"w{k} = load_sum_lanes(W, a{k} + f)" for k in range(tile)]
+    each = [f"w{k} = load_sum(W, a{k} + f)" for k in range(tile)]
+    of = [[f"v{k}_{lane}" for lane in range(lanes)] for k in range(tile)]
+    add_vectors = [f"{' = '.join(v for of_k in of for v in of_k)} = zero", "if not is_first:"]
+    add_vectors += [f"    {', '.join(of[k])} = load_sum_lanes(sums, a{k} + f)" for k in range(tile)]
+    add_each = [f"{' = '.join(f'v{k}' for k in range(tile))} = zero", "if not is_first:"]
+    add_each += [f"    v{k} = load_sum(sums, a{k} + f)" for k in range(tile)]
     for r in range(ROWS):
         load = f"x = load_{x_dtype}_lanes(X, o{r} + f)"
         vectors.append(load)
         add_vectors.append(load)
         for lane in range(lanes):
             x = f"x{lane}"
-            vectors += [f"{x} = {number.format(f'x[{lane}]')}", *dot(r, x, f"_{lane}")]
+            vectors += [f"{x} = {number.format(f'x[{lane}]')}", *dot(r, x, f"[{lane}]")]
             add_vectors.append(f"{x} = {number.format(f'x[{lane}]')}")
             add_vectors += [f"v{k}_{lane} = fma({x}, c{r}_{k}, v{k}_{lane})" for k in range(tile)]
-        load = f"x = {number.format(f'load_{x_dtype}(X, o{r} + j)')}"
+        load = f"x = {number.format(f'load_{x_dtype}(X, o{r} + f)')}"
         each += [load, *dot(r, "x", "")]
         add_each += [load, *(f"v{k} = fma(x, c{r}_{k}, v{k})" for k in range(tile))]
-    for k in range(tile):
-        add_vectors.append(f"if k + {k} < outputs:")
-        add_vectors += [f"    store_sum(weights, (f + {i}) * outputs + k + {k}, v{k}_{i})" for i in range(lanes)]
-        add_each += [f"if k + {k} < outputs:", f"    store_sum(weights, j * outputs + k + {k}, v{k})"]
+    add_vectors += [f"store_sum_lanes(sums, a{k} + f, ({', '.join(of[k])}))" for k in range(tile)]
+    add_each += [f"store_sum(sums, a{k} + f, v{k})" for k in range(tile)]
     collect = [
         f"if task < {len(dots)}:",
         f"    r, kk = task // {tile}, k + task % {tile}",
@@ -393,6 +412,7 @@ def _cuda(name, parts, x_dtype, sums, tile, clipped):
         *(["else:", f"    store_sum(squares, task - {len(dots)}, total)"] * clipped),
     ]
     parts |= {
+        "at": "\n".join(at),
         "offsets": "\n".join(f"o{r} = (n + min(some - 1, np.int64({r}))) * stride" for r in range(ROWS)),
         "clear": "\n".join([f"s{r}_{k} = zero" for r, k in dots] + [f"q{r} = zero" for r in range(ROWS) if clipped]),
         "dot_vectors": "\n".join(vectors),
@@ -402,10 +422,24 @@ def _cuda(name, parts, x_dtype, sums, tile, clipped):
             for q, s in enumerate([f"s{r}_{k}" for r, k in dots] + [f"q{r}" for r in range(ROWS) if clipped])
         ),
         "collect": "\n".join(collect),
-        "residual_each": "\n".join(
-            f"c{r}_{k} = load_sum(z, {r} * outputs + {at[k]}) * scale if {r} < some else zero" for r, k in dots
-        ),
+        "residual_each": "\n".join(f"c{r}_{k} = load_sum(z, {r} * outputs + k{k}) * scale" for r, k in dots),
         "add_vectors": "\n".join(add_vectors),
         "add_each": "\n".join(add_each),
     }
     return module(name, "cuda", CUDA, parts, constants).one_pass
+
+
+def catalogue():
+    """(name, limits, build of a dtype of X, dtypes) of some CUDA kernels.
+
+    The losses themselves are in those of layers.py, every one.
+    """
+
+    def build(loss, x_dtype, clipped=False):
+        tile = tile_of(10 if loss == "softmax" else 1, "cuda", x_dtype)
+        return kernel("cuda", loss, x_dtype, tile, clipped)
+
+    for loss, dtypes in {"squared": ("float32", "float64"), "logistic": ("float32",)}.items():
+        yield f"one_pass_{loss}", LIMITS, partial(build, loss), dtypes
+    dtypes = "float32", "float16", "uint8"
+    yield "one_pass_softmax_clipped", LIMITS, partial(build, "softmax", clipped=True), dtypes

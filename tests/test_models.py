@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
-from gdgpu.models import LinearRegression, LogisticRegression, SoftmaxRegression
+from gdgpu.models import HuberRegression, LinearRegression, LogisticRegression, PoissonRegression, SoftmaxRegression
 
-D = 5
+D, DELTA = 5, 0.7
 
 
 def reals(rng, B):
@@ -17,6 +17,10 @@ def reals(rng, B):
 
 def vectors(rng, B):
     return rng.normal(size=(B, 3))
+
+
+def counts(rng, B):
+    return rng.poisson(2, B)
 
 
 def bits(rng, B):
@@ -31,6 +35,8 @@ def classes(rng, B):
 MODELS = {
     "linear": (lambda **how: LinearRegression(D, **how), reals, 1),
     "linear-3": (lambda **how: LinearRegression(D, 3, **how), vectors, 3),
+    "huber": (lambda **how: HuberRegression(D, delta=DELTA, **how), reals, 1),
+    "poisson": (lambda **how: PoissonRegression(D, **how), counts, 1),
     "logistic": (lambda **how: LogisticRegression(D, **how), bits, 1),
     "softmax": (lambda **how: SoftmaxRegression(D, 4, **how), classes, 4),
 }
@@ -57,6 +63,11 @@ def sample_error(kind, weight, bias, x, t):
     ]
     if kind.startswith("linear"):
         return math.fsum((t_k - z_k) ** 2 for t_k, z_k in zip(np.atleast_1d(t), z, strict=True))
+    if kind == "huber":
+        d = abs(z[0] - t)
+        return d * d if d <= DELTA else DELTA * (2 * d - DELTA)
+    if kind == "poisson":
+        return math.exp(z[0]) - t * z[0]
     if kind == "logistic":
         p = 1 / (1 + math.exp(-z[0]))
         return -math.log(p if t else 1 - p)
@@ -106,7 +117,11 @@ def test_torch_agrees(kind, dtype):
         target = torch.tensor(t, dtype=z.dtype)
         errors = functional.binary_cross_entropy_with_logits(z[:, 0], target, reduction="none")
     else:
-        errors = ((torch.tensor(t, dtype=z.dtype).reshape(z.shape) - z) ** 2).sum(1)
+        target = torch.tensor(t, dtype=z.dtype).reshape(z.shape)
+        errors = {
+            "huber": lambda: 2 * functional.huber_loss(z, target, reduction="none", delta=DELTA),
+            "poisson": lambda: functional.poisson_nll_loss(z, target, log_input=True, reduction="none"),
+        }.get(kind, lambda: (target - z) ** 2)().sum(1)
 
     def agree(ours, theirs):
         for name, gradient in zip(("weight", "bias"), theirs, strict=True):
@@ -221,9 +236,14 @@ def test_parameters_start_at_zero(kind):
     assert not any(a.any() for a in model.params.values())
     rng = np.random.default_rng(1)
     X, t = rng.normal(size=(9, D)), targets(rng, 9)
-    start = {"logistic": math.log(2), "softmax": math.log(4)}.get(kind, (t**2).sum() / 9)
-    assert model.loss(X, t) == pytest.approx(start, rel=1e-6)
-    assert (model.name, model.metric_name) == (kind.split("-")[0], "R^2" if "linear" in kind else "accuracy")
+    start = {"logistic": math.log(2), "softmax": math.log(4), "poisson": 1.0}
+    if "linear" in kind:
+        start[kind] = (t**2).sum() / 9
+    elif kind == "huber":
+        start[kind] = np.where(abs(t) < DELTA, t**2, DELTA * (2 * abs(t) - DELTA)).sum() / 9
+    assert model.loss(X, t) == pytest.approx(start[kind], rel=1e-6)
+    metric = {"poisson": "D^2", "logistic": "accuracy", "softmax": "accuracy"}.get(kind, "R^2")
+    assert (model.name, model.metric_name) == (kind.split("-")[0], metric)
 
 
 @everywhere
@@ -232,7 +252,10 @@ def test_predict_and_metric_agree_with_scikit_learn(kind):
     model, X, t = made(kind, B=50)
     z = X @ model.params["weight"] + model.params["bias"]
     answers = model.predict(X)
-    if "linear" in kind:
+    if kind == "poisson":
+        np.testing.assert_allclose(answers, np.exp(z[:, 0]), rtol=1e-13)
+        expected = metrics.d2_tweedie_score(t, answers, power=1)
+    elif "linear" in kind or kind == "huber":
         assert answers.shape == t.shape
         np.testing.assert_allclose(answers.reshape(z.shape), z, rtol=1e-13)
         # Summed over outputs: the average of their R^2 by variance.
