@@ -141,7 +141,7 @@ class Logistic(Loss):
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(f"{name}: expected 0 or 1, got {t[row].item()!r} in row {row}")
-        return cast(t, self.dtype).reshape(len(t), 1)
+        return t.astype(self.dtype, copy=False).reshape(len(t), 1)
 
     def errors(self, z, t):
         xp = self.xp
@@ -194,8 +194,10 @@ LOSSES = {loss.name: loss for loss in (Squared, Huber, Poisson, Logistic, Softma
 
 def cast(array, dtype):
     """The array in this dtype; copied only if it must be."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):  # what does not fit becomes infinite; `fit` says so
-        return array.astype(dtype, copy=False)
+        return array.astype(dtype)
 
 
 def _check_vector(t, name):

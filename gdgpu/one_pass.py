@@ -12,7 +12,6 @@ from .launches import Bound
 from .reduction import batch_views
 
 KEPT = 8  # layouts: of as many batch sizes and dtypes of X
-MOVING = [one_pass.JOB.index(name) for name in ("X", "stride", "targets", "norms")]
 
 
 class OnePass:
@@ -25,14 +24,14 @@ class OnePass:
         """(sum of the errors, gradients, new arrays: scale times the sum over the samples)."""
         layout = self._layout(X)
         layout.run(X, t, max_norm)
-        return layout.errors.sum(dtype="float64"), layout.reduced(scale)
+        return layout.errors.sum(dtype=np.float64), layout.reduced(scale)
 
     def step(self, X, t, max_norm, scale, optimizer):
         """The sum of the errors before a step of the optimizer by scale times the sum of the gradients."""
         layout = self._layout(X)
         layout.run(X, t, max_norm)
         layout.updated(optimizer, scale)()
-        return layout.errors.sum(dtype="float64")
+        return layout.errors.sum(dtype=np.float64)
 
     def norms(self, X, t):
         """The norm of each sample's gradient: a new array."""
@@ -96,8 +95,7 @@ class _Layout:
             "errors": address_of(self.errors),
             "work": address_of(self.work),
         }
-        self.values = np.array([held.get(name, 0) for name in one_pass.JOB], np.int64)
-        self.job = Buffer(self.xp, self.values)
+        self.job = Buffer(self.xp, np.array([held[name] for name in one_pass.JOB], np.int64))
         self.scratch_bytes = one_pass.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)
@@ -112,16 +110,15 @@ class _Layout:
             with np.errstate(over="ignore"):  # what is infinite in this dtype bounds nothing
                 self.numbers.set(np.array(numbers, self.dtype))
             self.seen = numbers
-        where = address_of(X), X.strides[0] // X.itemsize, address_of(t), 0 if norms is None else address_of(norms)
-        self.values[MOVING] = where
-        self.job.set(self.values)
+        at = 0 if norms is None else address_of(norms)
+        args = self.job.address, address_of(X), X.strides[0] // X.itemsize, address_of(t), at
         if self.W is not self.weight:
             self.W[: model.n_outputs] = self.weight.T
         kernel = one_pass.kernel(self.device, model.criterion.name, self.x_dtype, self.tile, max_norm is not None)
         if self.device == "cpu":
-            threads.run(kernel, (self.job.address,), self.segments, X.nbytes, self.scratch_bytes)
+            threads.run(kernel, args, self.segments, X.nbytes, self.scratch_bytes)
         else:
-            kernel.launch(self.segments, one_pass.BLOCK, self.job.address)
+            kernel.launch(self.segments, one_pass.BLOCK, *args)
 
     def reduced(self, scale):
         """scale times the sums over the segments."""

@@ -15,12 +15,13 @@ from .generate import fill
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
 
-# Addresses, but for the numbers n_features, outputs, rows, stride (in elements), segment. W: the weights, an output a
-# row; on the CPU, rows of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the
-# sums. errors: one a segment. norms: of the samples, or 0. work: on CUDA, work_size() sums a segment.
+# Addresses, but for the numbers rows, n_features, outputs and segment. W: the weights, an output a row; on the CPU, rows
+# of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the sums. errors: one a
+# segment. work: on CUDA, work_size() sums a segment. What changes from batch to batch comes beside the job: X, its
+# stride in elements, the targets, and norms, of the samples, or 0.
 JOB = (
-    *("X", "stride", "rows", "targets", "n_features", "outputs", "W", "b"),
-    *("numbers", "segment", "weights", "biases", "errors", "norms", "work"),
+    *("rows", "n_features", "outputs", "W", "b", "numbers"),
+    *("segment", "weights", "biases", "errors", "work"),
 )
 ROWS = 8  # whose residuals are made together, while they are in the cache
 SUMS = 20  # vectors of partial sums that the registers hold
@@ -38,8 +39,8 @@ $outputs
 
 $sums
 
-@jit(CACHING, "void(int64, int64, int64, int64)")
-def one_pass(job, scratch, first, last):
+@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def one_pass(job, X, stride, targets, norms, scratch, first, last):
     $job
     scale, max_norm, delta = load_sum(numbers, 0), load_sum(numbers, 1), load_sum(numbers, 2)
     padded = (outputs + TILE - 1) // TILE * TILE
@@ -94,8 +95,8 @@ def one_pass(job, scratch, first, last):
 CUDA = """
 $residuals
 
-@jit("int64", NAME, CODE)
-def one_pass(job):
+@jit("int64 int64 int64 int64 int64", NAME, CODE)
+def one_pass(job, X, stride, targets, norms):
     item = np.int64(cuda.blockIdx.x)
     thread = np.int64(cuda.threadIdx.x)
     threads = np.int64(cuda.blockDim.x)

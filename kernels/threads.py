@@ -109,10 +109,10 @@ def _submit(work, count):
 
 def _scratch(nbytes):
     """The address of this thread's own buffer of at least nbytes, on a 64-byte line."""
-    buffer = getattr(_local, "buffer", None)
-    if buffer is None or buffer.nbytes < nbytes + 64:
-        buffer = _local.buffer = np.empty(nbytes + 64, np.uint8)
-    return -(-buffer.ctypes.data // 64) * 64
+    if getattr(_local, "nbytes", -1) < nbytes:
+        _local.buffer = np.empty(nbytes + 64, np.uint8)
+        _local.address, _local.nbytes = -(-_local.buffer.ctypes.data // 64) * 64, nbytes
+    return _local.address
 
 
 def _forget_pool():
