@@ -15,10 +15,10 @@ from .generate import fill
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
 
-# Addresses, but for the numbers rows, n_features, outputs and segment. W: the weights, an output a row; on the CPU, rows
-# of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the sums. errors: one a
+# Addresses, but for the numbers rows, n_features, outputs and segment. W: the weights, an output a row; on the CPU,
+# rows of 0 up to padded(outputs). numbers: scale, max_norm and Huber's delta, in the dtype of the sums. errors: one a
 # segment. work: on CUDA, work_size() sums a segment. What changes from batch to batch comes beside the job: X, its
-# stride in elements, the targets, and norms, of the samples, or 0.
+# stride in elements, the targets, and the norms of the samples, or 0.
 JOB = (
     *("rows", "n_features", "outputs", "W", "b", "numbers"),
     *("segment", "weights", "biases", "errors", "work"),

@@ -8,14 +8,19 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
+import model_cases
 import numpy as np
+import sample_cases
 from optimizers import OPTIMIZERS
-from peers import compiled_sum, reader
+from peers import Optimizer, compiled_sum, reader
 
 import gdgpu
 
 OWN = ("usual_state", "usual")  # gdgpu's, for optimizers that store something more narrowly
-PEERS = {"cpu": ("numpy", "torch", "read", *OWN), "cuda": ("cupy", "torch", "torch_compile", *OWN)}
+PEERS = {
+    "cpu": ("numpy", "torch", "torch_matvec", "sklearn", "sklearn_fit", "read", *OWN),
+    "cuda": ("cupy", "torch", "torch_compile", "torch_matvec", *OWN),
+}
 KNOWN_PEERS = tuple(dict.fromkeys(peer for peers in PEERS.values() for peer in peers))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MIXED = 1 << 26  # elements of all the tensors of a size like 1000-mixed
@@ -98,6 +103,15 @@ KINDS = {
     **{kind: (update, optimizer) for kind, optimizer in OPTIMIZERS.items()},
     "reduce": (reduce,),
     "reduce_update": (fused, OPTIMIZERS["momentum"]),
+    "norms": (sample_cases.norms,),
+    "clip_update": (sample_cases.clip, OPTIMIZERS["momentum"]),
+    "statistics": (sample_cases.statistics,),
+    "median": (sample_cases.robust, False),
+    "trimmed_mean": (sample_cases.robust, True),
+    "linear_gradient": (model_cases.gradient, "linear"),
+    "softmax_gradient": (model_cases.gradient, "softmax"),
+    "softmax_gradient_bytes": (model_cases.gradient, "softmax", True),
+    "logistic_epoch": (model_cases.epoch,),
 }
 FAMILIES = tuple(dict.fromkeys(family.__name__ for family, *_ in KINDS.values()))
 WORDS = tuple(dict.fromkeys((*FAMILIES, *KINDS)))
@@ -135,7 +149,7 @@ class Case:
     def torch(self):
         """What torch takes part with, if that is one of its optimizers: "SGD, fused"."""
         _, *options = KINDS[self.kind]
-        return options[0].torch_label if options else None
+        return options[0].torch_label if options and isinstance(options[0], Optimizer) else None
 
     def problem(self, arrays):
         """(bytes, {contender: maker}), on arrays of its own."""
@@ -163,6 +177,18 @@ TABLE = (
     Case("reduce_update", "64x1000000", devices=("cpu",)),
     Case("reduce_update", "4096x10000", devices=("cpu",)),
     Case("reduce_update", "65536x784", devices=("cpu",)),
+    *(Case(kind, "4096x10000", devices=("cpu",)) for kind in ("norms", "clip_update", "statistics")),
+    *(Case(kind, "65536x784", 0.90, devices=("cuda", "cpu")) for kind in ("norms", "statistics")),
+    Case("clip_update", "65536x784", 0.90, {"cupy": 3.0}, devices=("cuda", "cpu")),
+    *(Case(kind, "64x200000", devices=("cpu",)) for kind in ("median", "trimmed_mean")),
+    Case("linear_gradient", "4096x10000", devices=("cpu",)),
+    Case("linear_gradient", "40000x10000", 0.90, {"cupy": 1.7}, devices=("cuda", "cpu")),
+    Case("softmax_gradient", "60000x784", 0.90, devices=("cuda", "cpu")),
+    Case("softmax_gradient_bytes", "60000x784", devices=("cpu",)),
+    Case("logistic_epoch", "100000x100", devices=("cpu",)),
+    Case("norms", "4096x2^16", 0.90),
+    Case("clip_update", "64x2^22", 0.45, {"cupy": 3.0}),  # of a copy, of one read: it takes two
+    Case("statistics", "4096x2^16", 0.90),
     *(Case(kind, "1x2^28", 0.93) for kind in OPTIMIZERS if kind not in ("momentum", "adam", "momentum_8bit_g16")),
     Case("momentum_8bit_g16", "1x2^28", 0.93, {"usual": 1.5}),
 )

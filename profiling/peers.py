@@ -85,10 +85,10 @@ class Optimizer:
         read = {"w": arrays.itemsize, "g": gradient, "state": state}
         return sum(read.values()) + read["w"] + read["state"] + sum(read[name] for name in self.twice)
 
-    def bound(self, params, gradients, samples=False):
+    def bound(self, params, gradients, samples=False, **how):
         """gdgpu's step, checked once."""
         optimizer = getattr(gdgpu, self.ours)(params, **self.hyper, **self.storage)
-        return optimizer.bind_samples(gradients) if samples else optimizer.bind(gradients)
+        return optimizer.bind_samples(gradients, **how) if samples else optimizer.bind(gradients)
 
     def usual(self):
         """{name: the same optimizer with the usual state, and with usual gradients too}, where it has others."""

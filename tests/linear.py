@@ -13,7 +13,7 @@ MODELS = {
     "linear": (LinearRegression, 1),
     "linear-7": (lambda n, **how: LinearRegression(n, 7, **how), 7),
     "logistic": (LogisticRegression, 1),
-    "softmax-3": (lambda n, **how: SoftmaxRegression(n, 3, **how), 3),
+    "softmax-4": (lambda n, **how: SoftmaxRegression(n, 4, **how), 4),
     "softmax-10": (lambda n, **how: SoftmaxRegression(n, 10, **how), 10),
     "huber": (lambda n, **how: HuberRegression(n, delta=DELTA, **how), 1),
     "poisson": (PoissonRegression, 1),

@@ -5,6 +5,7 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gdgpu
@@ -26,10 +27,17 @@ def examples():
 
 
 def test_readme_examples_do_what_they_say(examples):
-    line, groups, own, precise, around = examples
+    line, groups, samples, models, own, precise, around = examples
     assert float(line["model"].params["bias"][0]) == pytest.approx(3, abs=1e-3)
     # a constant gradient moves Adam's weights by lr a step
     assert groups["W"] == pytest.approx(-(1e-3 + 5e-4), abs=1e-6) and groups["b"] == pytest.approx(-0.2, abs=1e-6)
+    flat = np.hstack([g.reshape(256, -1) for g in samples["G"].values()])
+    norms = np.sqrt((flat**2).sum(axis=1))
+    assert samples["norms"] == pytest.approx(norms)
+    assert samples["opt"].params["b"] == pytest.approx(-0.1 * (flat / norms[:, None]).mean(axis=0)[-3:])
+    assert samples["median"]["b"] == pytest.approx(np.median(samples["G"]["b"], axis=0))
+    assert models["loss"] == pytest.approx(np.log(10)) and models["network"].sizes == (784, 256, 10)
+    assert models["model"].loss(models["pixels"], models["label"]) < np.log(10)
     assert own["w"] == pytest.approx(-1e-3)
     assert precise["opt"].state_dict()["state"]["exp_avg"].shape == (10_000,)
     # g is 512 / 256, then of norm 4, so 1/2 each: Adam's first step is lr whatever its size; 1e-2 is weight decay

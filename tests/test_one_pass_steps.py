@@ -57,7 +57,7 @@ def test_a_step_is_the_optimizers_step_of_the_gradient(kind, name, x_dtype):
 
 
 def test_two_optimizers_in_turn():
-    pair, X, t = twins("softmax-3")
+    pair, X, t = twins("softmax-4")
     both = [[OPTIMIZERS[name](model.params) for model in pair] for name in ("adam", "momentum")]
     for k in (0, 1, 1, 0, 1, 0, 0):
         assert_same_steps(pair, both[k], X, t)
@@ -117,7 +117,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("array", "error", "message"), WRONG)
 def test_parameters_that_no_kernel_reads_are_named(array, error, message):
-    model, X, t = made("softmax-3")
+    model, X, t = made("softmax-4")
     model.gradient(X, t)
     model.params["weight"] = array
     for method in (model.gradient, model.sample_norms):
@@ -145,8 +145,8 @@ def test_a_step_stores_no_gradients_of_samples_and_no_wider_X(x_dtype, max_norm)
 X40 = np.zeros((40, 20), "float32")
 OTHERS = gdgpu.Momentum(made("linear")[0].params, 0.1)
 BAD = [
-    ("softmax-3", dict(t=np.full(40, 3)), ValueError, r"t: expected classes in 0 \.\. 2, got 3"),
-    ("softmax-3", dict(t=np.full(40, -1)), ValueError, r"t: expected classes in 0 \.\. 2, got -1"),
+    ("softmax-4", dict(t=np.full(40, 4)), ValueError, r"t: expected classes in 0 \.\. 3, got 4"),
+    ("softmax-4", dict(t=np.full(40, -1)), ValueError, r"t: expected classes in 0 \.\. 3, got -1"),
     ("logistic", dict(t=np.full(40, 2)), ValueError, "t: expected 0 or 1, got 2 in row 0"),
     ("poisson", dict(t=-np.ones(40)), ValueError, "t: expected numbers >= 0, got -1 in row 0"),
     ("linear", dict(t=np.zeros(39)), ValueError, "t: expected 40 targets, one for each sample of X, got 39"),

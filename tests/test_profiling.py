@@ -19,7 +19,8 @@ from optimizers import OPTIMIZERS
 import gdgpu
 from gdgpu.optimizer import Optimizer
 
-SMALL = (*(f"{kind}/3x1000" for kind in OPTIMIZERS), "momentum/7-mixed", "reduce/70x33", "reduce_update/70x33")
+MATRICES = [kind for kind in cases.KINDS if kind not in OPTIMIZERS]
+SMALL = (*(f"{kind}/3x1000" for kind in OPTIMIZERS), "momentum/7-mixed", *(f"{kind}/70x33" for kind in MATRICES))
 
 
 class StubCuda:
@@ -179,6 +180,16 @@ BYTES = {
     "adam/3x1000": (3000 * 28, 3000 * (6 + 16)),
     "reduce/70x33": (4 * 71 * 33, 2 * 70 * 33 + 4 * 33),
     "reduce_update/70x33": (4 * 70 * 33 + 16 * 33, 2 * 70 * 33 + 12 * 33),
+    "norms/70x33": (4 * 70 * 33 + 4 * 70, 2 * 70 * 33 + 4 * 70),
+    "clip_update/70x33": (4 * 70 * 33 + 16 * 33, 2 * 70 * 33 + 12 * 33),
+    "statistics/70x33": (4 * 70 * 33 + 16 * 33, 2 * 70 * 33 + 16 * 33),
+    "trimmed_mean/70x33": (4 * 71 * 33, 2 * 70 * 33 + 4 * 33),
+}
+MODEL_BYTES = {  # in float32; targets are float32 or int64
+    "linear_gradient/70x33": 4 * 70 * 34 + 2 * 4 * 33,
+    "softmax_gradient/70x33": 4 * 70 * 33 + 8 * 70 + 2 * 4 * 330,
+    "softmax_gradient_bytes/70x33": 70 * 33 + 8 * 70 + 2 * 4 * 330,
+    "logistic_epoch/70x33": 4 * 70 * 33 + 8 * 70,
 }
 
 
@@ -186,7 +197,14 @@ BYTES = {
 def test_bytes_that_a_case_must_move(name):
     found = [cases.find(name).problem(peers.Arrays(np, dtype))[0] for dtype in ("float32", "bfloat16")]
     assert tuple(found) == BYTES[name]
-    assert {cases.find(name).family for name in BYTES} == set(cases.FAMILIES)
+    assert {cases.find(name).family for name in (*BYTES, *MODEL_BYTES)} == set(cases.FAMILIES)
+
+
+@pytest.mark.parametrize("name", MODEL_BYTES)
+def test_bytes_that_a_case_of_models_must_move(name):
+    assert cases.find(name).problem(peers.Arrays(np, "float32"))[0] == MODEL_BYTES[name]
+    with pytest.raises(ValueError, match=r"^dtype: models are measured in float32 and float64, got bfloat16"):
+        cases.find(name).problem(peers.Arrays(np, "bfloat16"))
 
 
 def test_every_optimizer_is_measured():
@@ -239,7 +257,9 @@ def outcome(name, contender, dtype="float64"):
         result = call()
         for g in arrays.gradients:
             g *= -0.3  # the same gradient again and again would hide Adam's decay rates
-    return [np.asarray(result)] if name.startswith("reduce/") else arrays.params or [arrays.last]
+    if cases.find(name).family in ("update", "fused", "clip"):
+        return arrays.params or [arrays.last]
+    return [np.asarray(array) for array in ([result] if hasattr(result, "ndim") else result)]
 
 
 @pytest.fixture
@@ -259,8 +279,9 @@ def uncompiled(monkeypatch):
 
 def pairs(leave_out):
     """(case, peer) of the small cases."""
+    leave_out = "gdgpu", "sklearn", "sklearn_fit", *leave_out  # scikit-learn's steps are of single samples
     found = {name: cases.find(name).problem(peers.Arrays(np, "float64"))[1] for name in SMALL}
-    return [(name, peer) for name, makers in found.items() for peer in makers if peer not in ("gdgpu", *leave_out)]
+    return [(name, peer) for name, makers in found.items() for peer in makers if peer not in leave_out]
 
 
 def nearly(name):
