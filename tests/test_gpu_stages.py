@@ -31,6 +31,14 @@ CASES = (
     "reduce_update/64x2^22",
     *(f"{kind}/1x2^28" for kind in OPTIMIZERS if kind not in ("momentum", "adam", "momentum_8bit_g16")),
     "momentum_8bit_g16/1x2^28",
+    "norms/4096x2^16",
+    "statistics/4096x2^16",
+    "norms/65536x784",
+    "statistics/65536x784",
+    "clip_update/65536x784",
+    "clip_update/64x2^22",
+    "linear_gradient/40000x10000",
+    "softmax_gradient/60000x784",
 )
 
 

@@ -100,14 +100,14 @@ def test_a_peer_of_the_other_device_is_left_out(quick):
 @pytest.mark.parametrize(
     "program, line, says",
     [
-        (run, "no_such_case", "case: expected update, reduce, fused, momentum, adam"),
+        (run, "no_such_case", f"case: expected {', '.join(cases.FAMILIES)}, momentum, adam"),
         (run, "no_such/64x784", "momentum/1x2^28, adam/1x2^28, "),
         (run, "reduce --sizes 1000-mixed", "sizes: reduce takes ROWSxCOLUMNS"),
         (run, "momentum --sizes 3x0", "got '3x0'"),
         (
             run,
             "--peers jax",
-            "peers: expected some of numpy, torch, read, usual_state, usual, cupy, torch_compile, or none, got 'jax'",
+            f"peers: expected some of {', '.join(cases.KNOWN_PEERS)}, or none, got 'jax'",
         ),
         (run, "--device tpu", "choose from"),
         (run, "--dtype int8", "choose from"),
