@@ -108,10 +108,10 @@ def test_parameters_may_become_other_arrays(kind):
 
 
 WRONG = [
-    (np.zeros((20, 3)), ValueError, r"params: expected weight to be C-contiguous float32 \(20, 3\), got float64 .*"),
-    (np.zeros((3, 20), "f4"), ValueError, r"params: expected weight to .*, got float32 \(3, 20\), strides .*"),
-    (np.zeros((3, 20), "f4").T, ValueError, r"params: expected weight to .*, got float32 \(20, 3\), strides \(4, 80\)"),
-    ([[0.0] * 3] * 20, TypeError, r"params: expected weight to be an array float32 \(20, 3\), got list"),
+    (np.zeros((20, 4)), ValueError, r"params: expected weight to be C-contiguous float32 \(20, 4\), got float64 .*"),
+    (np.zeros((4, 20), "f4"), ValueError, r"params: expected weight to .*, got float32 \(4, 20\), strides .*"),
+    (np.zeros((4, 20), "f4").T, ValueError, r"params: expected weight to .*, got float32 \(20, 4\), strides \(4, 80\)"),
+    ([[0.0] * 4] * 20, TypeError, r"params: expected weight to be an array float32 \(20, 4\), got list"),
 ]
 
 

@@ -32,7 +32,7 @@ CALLS = {
     "gdgpu.reduce_samples(G)": "gdgpu.reduce_samples",
     "accumulator.add(G)": "gdgpu.Accumulator.add",
     "accumulator.result()": "gdgpu.Accumulator.result",
-    "model.gradient(G, np.ones(4))": "gdgpu.LinearModel.gradient",
+    "model.gradient(G, np.ones(4))": "gdgpu.Model.gradient",
 }
 FAILING = {
     "optimizer.step(G)": "gdgpu.Optimizer.step",
