@@ -166,6 +166,15 @@ def samples(v, shape=None):
     return v.shape[0], prod(v.shape[1:]), v.strides[0]
 
 
+def sample_views(G):
+    """(views of G, number of samples); ValueError unless all arrays have as many."""
+    views = [view(array, name) for name, array in leaves(G, "G")]
+    counts = {samples(v)[0] for v in views}
+    if len(counts) > 1:
+        raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(counts)}")
+    return views, counts.pop() if counts else 0
+
+
 def _packed(shape, strides):
     expected = 1
     for n, stride in zip(reversed(shape), reversed(strides), strict=True):

@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 
-from .arrays import kernel_device, leaves, on_device_of, samples, view
+from .arrays import kernel_device, on_device_of, sample_views, samples, view
 from .checks import number
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
@@ -21,21 +21,18 @@ def sample_norms(G):
     overflow to inf and vanish below 1e-45. The order of additions is fixed, so the bits depend on the values only.
     Raises ValueError or TypeError naming the argument.
     """
-    views = [view(array, name) for name, array in leaves(G, "G")]
+    views, count = sample_views(G)
     if not views:
         raise ValueError("G: expected at least one array")
     held = [samples(v) for v in views]
-    counts = sorted({count for count, _, _ in held})
-    if len(counts) > 1:
-        raise ValueError(f"G: expected the same number of samples everywhere, got {counts}")
     if len({accumulator(v.dtype) for v in views}) > 1:
         raise ValueError("G: expected arrays that are all computed in float32, or all in float64")
     device, xp = kernel_device(views)
     with on_device_of(views):
         norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
-        out = xp.empty(counts[0], norms.sums)
+        out = xp.empty(count, norms.sums)
         matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
-        for run in norms.prepare(matrices, counts[0], address_of(out)):
+        for run in norms.prepare(matrices, count, address_of(out)):
             run()
     return out
 

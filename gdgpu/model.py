@@ -1,16 +1,13 @@
 """What all models share: the checks of X and t, and the public methods; a model adds its outputs and its gradients."""
 
-import math
-from numbers import Real
-
 import numpy as np
 
-from .checks import count, number, one_of
+from .checks import count, one_of
+from .clipping import checked_norm
 from .devices import resolve
 from .losses import cast
 from .ranges import ranged
-
-REDUCTIONS = ("mean", "sum")
+from .reduction import REDUCTIONS
 
 
 class Model:
@@ -57,7 +54,7 @@ class Model:
         With max_norm each sample's gradient is scaled as `clip_weights` has it, before they are added; the loss is
         the same. +0 for B = 0. Raises ValueError also for a negative max_norm, NaN and another reduction; see loss.
         """
-        max_norm, reduction = bound(max_norm), one_of("reduction", reduction, REDUCTIONS)
+        max_norm, reduction = checked_norm(max_norm, {self.dtype}), one_of("reduction", reduction, REDUCTIONS)
         return self._loss_and_gradient(*self._prepare(X, t), max_norm, reduction)
 
     @ranged
@@ -81,7 +78,7 @@ class Model:
         batch that is shorter moves the parameters as much less. Errors: see gradient.
         """
         check_owner(optimizer, self)
-        max_norm, reduction = bound(max_norm), one_of("reduction", reduction, REDUCTIONS)
+        max_norm, reduction = checked_norm(max_norm, {self.dtype}), one_of("reduction", reduction, REDUCTIONS)
         return self._step(*self._prepare(X, t), optimizer, max_norm, reduction)
 
     @ranged
@@ -167,12 +164,6 @@ class Model:
         if array.size and not (isfinite(array.min()) and isfinite(array.max())):
             row = int((~isfinite(array.reshape(len(array), -1)).all(axis=1)).argmax())
             raise ValueError(f"{name}: expected finite {self.dtype} values, got NaN or infinity in row {row}")
-
-
-def bound(max_norm):
-    """max_norm checked: a float >= 0, or None where it clips nothing, as infinity does."""
-    unbounded = max_norm is None or (isinstance(max_norm, Real) and max_norm == math.inf)
-    return None if unbounded else number("max_norm", max_norm)
 
 
 def check_owner(optimizer, model):

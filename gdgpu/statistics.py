@@ -2,7 +2,7 @@
 
 import math
 
-from .arrays import kernel_device, leaves, like, on_device_of, samples, view
+from .arrays import kernel_device, leaves, like, on_device_of, sample_views, samples
 from .checks import number
 from .kernels import moments, ranks
 from .kernels.buffers import address_of
@@ -30,7 +30,7 @@ def sample_statistics(G):
     and |g|^2, then divide: the mean of their ratios is biased.
     Raises ValueError or TypeError naming the array, before anything is touched.
     """
-    views, rows = _batch(G)
+    views, rows = sample_views(G)
     device, xp = kernel_device(views)
     dtypes = {accumulator(v.dtype) for v in views} or {"float32"}
     if len(dtypes) > 1:
@@ -80,7 +80,7 @@ def trimmed_mean_samples(G, fraction):
 
 def _ranked(G, family, kept):
     """What `family` makes of the values from one rank to another, which kept(rows) gives."""
-    views, rows = _batch(G)
+    views, rows = sample_views(G)
     if views and rows == 0:
         raise ValueError("G: expected at least one sample, got none")
     device, xp = kernel_device(views)
@@ -94,15 +94,6 @@ def _ranked(G, family, kept):
             else:
                 ranks.between(device, family, v.dtype, rows, columns, v.address, stride, low, high, address_of(out))
     return like(G, results)
-
-
-def _batch(G):
-    """(views of G, number of samples); ValueError unless all arrays have as many."""
-    views = [view(array, name) for name, array in leaves(G, "G")]
-    counts = {samples(v)[0] for v in views}
-    if len(counts) > 1:
-        raise ValueError(f"G: expected the same number of samples everywhere, got {sorted(counts)}")
-    return views, counts.pop() if counts else 0
 
 
 def _dtypes(views):
