@@ -56,16 +56,26 @@ def load(name, text, constants, home, names):
 
 @cache
 def _fingerprint():
-    """What the compiled code depends on besides its own text."""
+    """What the compiled code depends on besides its own text.
+
+    GDGPU_FINGERPRINT, where it is set, stands for the versions of Python and the compilers: kernels that were compiled
+    elsewhere under the same word are found. The texts of the sources always count.
+    """
+    here = Path(__file__).parent
+    texts = [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "vectors", "cpu", "target")]
+    return "\n".join([*_toolchain(), *texts])
+
+
+def _toolchain():
+    if word := os.environ.get("GDGPU_FINGERPRINT"):
+        return [word]
     parts = [sys.version]
     for package in ("numba", "llvmlite", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12"):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    here = Path(__file__).parent
-    parts += [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "vectors", "cpu", "target")]
-    return "\n".join(parts)
+    return parts
 
 
 def cache_directory():

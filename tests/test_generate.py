@@ -306,3 +306,32 @@ def test_a_damaged_file_is_written_anew(tmp_path, python):
     for _ in range(2):
         assert python(SCRIPT, tmp_path, GDGPU_CACHE_DIR=str(cache)).startswith("[2.0, 3.0, 4.0, 5.0] ")
         next(cache.glob("*.py")).write_text("raise SystemExit('not what was generated')\n")
+
+
+@pytest.fixture
+def fingerprint(monkeypatch):
+    """fingerprint(word, numba, edited): what names kernels where these are set, installed, added to a source."""
+
+    def make(word=None, numba="1.0", edited=""):
+        with monkeypatch.context() as changed:
+            changed.setattr(generate, "version", lambda package: numba)
+            read = generate.Path.read_text
+            changed.setattr(generate.Path, "read_text", lambda path: read(path) + edited * (path.stem == "memory"))
+            changed.delenv("GDGPU_FINGERPRINT", raising=False)
+            if word is not None:
+                changed.setenv("GDGPU_FINGERPRINT", word)
+            generate._fingerprint.cache_clear()
+            try:
+                return generate._fingerprint()
+            finally:
+                generate._fingerprint.cache_clear()
+
+    return make
+
+
+def test_a_word_stands_for_the_versions_but_never_for_the_sources(fingerprint):
+    assert fingerprint(numba="1.0") != fingerprint(numba="2.0")
+    assert fingerprint("carried", numba="1.0") == fingerprint("carried", numba="2.0")
+    assert fingerprint("carried") != fingerprint("other") and fingerprint("carried") != fingerprint()
+    assert fingerprint("carried") != fingerprint("carried", edited="# edited")
+    assert fingerprint("") == fingerprint()
