@@ -12,10 +12,11 @@ import threading
 import warnings
 from functools import cache, partial
 
+import numpy as np
 from llvmlite import ir
 from numba import cuda, types
 
-from . import codes, driver, generate, memory, scalars
+from . import codes, driver, generate, memory, scalars, toolchain
 from .tree import SIMULATED
 
 __all__ = [
@@ -37,7 +38,22 @@ __all__ = [
 CONTRACTION = "-fma=0"  # what is no explicit fma is none: a rule's `a * b + c` has the same bits everywhere
 REGISTERS = 1 << 16  # of a multiprocessor, which gives them to threads by eights
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
-_atomic, _compiling = threading.Lock(), threading.RLock()
+_atomic = threading.Lock()
+compiling = threading.RLock()  # NVVM, which nvJitLink calls too, crashes when two threads are in it
+
+
+@contextlib.contextmanager
+def _lent_names():
+    """numba-cuda overloads np.row_stack when it is imported; NumPy 2.5 and later have no such name."""
+    if hasattr(np, "row_stack"):
+        yield
+        return
+    np.row_stack = np.vstack
+    try:
+        yield
+    finally:
+        del np.row_stack
+
 
 if SIMULATED:
     fma, sqrt, maximum, minimum, sign = scalars.EMIT  # the plain functions themselves
@@ -54,8 +70,11 @@ if SIMULATED:
         return old
 
 else:
+    with _lent_names():
+        from numba.cuda import cuda_paths, cudaimpl  # noqa: F401
     from numba.cuda.extending import intrinsic, overload
 
+    libraries = cuda_paths.get_cuda_paths  # where numba-cuda looks for NVVM, NVRTC and libdevice
     scalars.register(overload, intrinsic)
     fma, sqrt, maximum, minimum, sign = (scalars.compiled(f, intrinsic) for f in scalars.EMIT)
     # Inlined before typing: a device function compiled by itself would ask the driver which GPU it is for.
@@ -147,8 +166,8 @@ class Kernel:
         """
         if self.resident and capability < (10, 0):  # for later ones NVVM unrolls further, and a bound would spill
             options = (*options, f"--maxrregcount={REGISTERS // self.resident & -8}")
-        with _compiling:  # NVVM, which nvJitLink calls too, crashes when two threads are in it
-            return _link(self._intermediate(min(capability, (8, 0))), capability, options)
+        with compiling, toolchain.named_faults(f"{self.name} for sm_{capability[0]}{capability[1]}"):
+            return link(self._intermediate(min(capability, (8, 0))), capability, options)
 
     def _intermediate(self, capability):
         if capability not in self._made:
@@ -158,7 +177,8 @@ class Kernel:
         return self._made[capability]
 
 
-def _link(intermediate, capability, options):
+def link(intermediate, capability, options=()):
+    """(machine code, what ptxas says of it) of NVVM's intermediate code. Hold `compiling`."""
     from cuda.bindings import nvjitlink
 
     contraction = "-fma=0" if "--fmad=false" in options else CONTRACTION
