@@ -1,75 +1,104 @@
-"""The whole proof on a GPU: python profiling/gpu_check.py [--out DIR] [--minutes 9.5]
+"""The whole proof on a GPU: python profiling/gpu_check.py --prebuilt DIR [--out DIR] [--minutes 5]
 
-Bits against the CPU's, speed and host time against torch and CuPy, compute-sanitizer, the tests that need a GPU. Writes
-DIR/gpu-DEVICE.json, after every stage and every row; what was not reached is null in it. Exit status: 0 if everything
-holds, 1 if not, 2 where there is no GPU. --table prints the README's table, made from the files in DIR.
+Smoke (a kernel runs with the CPU's bits), the core rows beside torch, bits, the other rows, compute-sanitizer beside
+the tests that need a GPU, other dtypes, slow peers; as much of it as the minutes allow. DIR is what gpu_prepare.py
+made: nothing is compiled here. Every result is in OUT/gpu-DEVICE.json as soon as it exists; what was not reached is
+null, or says so. Exit status: 0 if everything holds, 1 if not, 2 where there is no GPU or an argument is wrong, 3 if no
+kernel runs as it should or one is missing. --plan prints what fits, --table the README's table from the files in OUT.
 """
 
 import argparse
 import datetime
+import json
 import math
+import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpu_process import end_all
-from gpu_report import empty, faults, path_of, table, terminal_table, write
+from gpu_plan import RESERVE, Stage, lines, plan
+from gpu_process import each, end_all, python, run
+from gpu_report import Record, empty, faults, path_of, table, terminal_table
 from rich.console import Console
 
 NAME = "profiling/gpu_check.py"
 RESULTS = Path(__file__).parent / "results"
+SMOKE = 30  # seconds that it is expected to take; it may take three times as many
 
 
-def check(report, out, minutes, stages, console):
-    """Fill in the report, stage by stage; each gets its share of the time that is left."""
-
-    def save():
-        write(report, out)
-
-    save()
-    end = time.monotonic() + 60 * minutes
-    report["stages"] = {}
-    for k, (name, (stage, share)) in enumerate(stages.items()):
-        start = time.monotonic()
-        seconds = max(0.0, end - start) * share / sum(share for _, share in list(stages.values())[k:])
-        with console.status(f"{name}: {stage.__doc__.splitlines()[0]} At most {seconds:.0f} s"):
-            ended = report["stages"][name] = {"limit": round(seconds, 1), "error": None}
+def check(record, stages, end, setting, console):
+    """Go through the stages until `end`; the plan is made anew before each of them."""
+    waiting = list(stages)
+    while waiting:
+        planned, start = plan(waiting, end - time.monotonic())[0], time.monotonic()
+        stage = waiting.pop(0)
+        ended = {"names": len(planned.names), "seconds": None, "limit": round(planned.seconds, 1), "error": None}
+        record.put("stages", stage.name, ended)
+        if planned.names:
             try:
-                stage(report, seconds, save)
+                ended["error"] = stage.run(record, planned.names, start + planned.seconds, setting)
             except Exception as error:  # what was measured before must survive
                 ended["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        if planned.left_out:
+            ended["left_out"] = list(planned.left_out)
         ended["seconds"] = round(time.monotonic() - start, 1)
-        save()
-        console.print(f"{name}: {ended['seconds']:.0f} s {ended['error'] or ''}", markup=False)
+        record.put("stages", stage.name, ended)
+        what = "left out" if not planned.names else ended["error"] or f"{len(planned.names)} done"
+        console.print(f"{stage.name}: {ended['seconds']:.0f} s, {what}", markup=False, highlight=False)
 
 
-def describe():
-    """What the driver says of the device, for the report."""
-    import cupy
+def smoke(record, end):
+    """Whether a kernel runs with the CPU's bits, and what only hardware shows.
 
-    runtime = cupy.cuda.runtime
-    has = runtime.getDeviceProperties(runtime.getDevice())
-    return {
-        "compute_capability": f"{has['major']}.{has['minor']}",
-        "multiprocessors": has["multiProcessorCount"],
-        "memory_gib": round(has["totalGlobalMem"] / 2**30, 1),
-        "l2_mib": round(has["l2CacheSize"] / 2**20, 1),
-        "driver": runtime.driverGetVersion(),
-        "runtime": runtime.runtimeGetVersion(),
-        "devices": runtime.getDeviceCount(),
-    }
+    Returns (exit status, why) if nothing else is worth starting.
+    """
+    from gpu_smoke import CHECKS, NEEDED
+
+    def heard(name, found):
+        found.pop("case", None)
+        if name == "machine" and "said" in found:
+            record.change(lambda report: report.update(found.pop("said")))
+        record.put("smoke", name, found)
+
+    for names in (NEEDED, [name for name in CHECKS if name not in NEEDED]):
+        why = each(lambda left: python("profiling/gpu_smoke.py", *left), names, end, heard)
+        said = record.report.get("smoke") or {}
+        for name in NEEDED:
+            found = said.get(name) or {"error": f"no answer ({why})"}
+            if found.get("error"):
+                return (2, found["error"]) if found.get("no_gpu") else (3, f"{name}: {found['error']}")
+    return None
+
+
+def missing(directory, end):
+    """Why the prebuilt kernels will not do, in one line, or None."""
+    done = run(python("profiling/gpu_prepare.py", directory, "--verify"), end - time.monotonic())
+    try:
+        found = json.loads(done.out[-1])["missing"]
+    except (IndexError, KeyError, ValueError):
+        return f"--prebuilt: {directory} could not be looked through: {done.why}"
+    if not found:
+        return None
+    return f"--prebuilt: {len(found)} kernels are not in {directory}, {found[0]} first: prepare it anew, or --compile"
 
 
 def parse(arguments, names):
+    from cases import PEERS
     from harness import Parser
 
     parser = Parser(prog=NAME, description=__doc__.splitlines()[0])
-    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="where the report goes")
-    parser.add_argument("--minutes", type=_minutes, default=9.5, help="for all stages together")
+    out = Path(os.environ.get("OUT") or RESULTS)
+    parser.add_argument("--prebuilt", metavar="DIR", type=Path, help="what gpu_prepare.py made")
+    parser.add_argument("--compile", action="store_true", help="compile here what is missing; takes minutes")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=out, help="where the report goes; default: $OUT")
+    parser.add_argument("--minutes", type=_minutes, default=5.0, help="for everything together")
     parser.add_argument("--stages", nargs="+", choices=names, default=names, metavar="STAGE", help=", ".join(names))
+    parser.add_argument("--peers", metavar="A,B", help=f"of {', '.join(PEERS['cuda'])}; or none; default: all")
+    parser.add_argument("--plan", action="store_true", help="print what fits into the minutes, and check nothing")
     parser.add_argument("--table", action="store_true", help="print the README's table, and check nothing")
-    return parser.parse_args(arguments)
+    return parser, parser.parse_args(arguments)
 
 
 def _minutes(text):
@@ -80,38 +109,88 @@ def _minutes(text):
 
 
 def main(arguments=None):
+    began = time.monotonic()
     try:
+        import cases
         import gpu_stages
-        import harness
+        from gpu_smoke import CHECKS
 
         from gdgpu import devices
     except ImportError as error:
         return _refuse(f"{error}; install gdgpu first: pip install --no-deps --no-build-isolation -e .")
-    arguments = parse(arguments, list(gpu_stages.STAGES))
+    known = gpu_stages.stages()
+    parser, arguments = parse(arguments, [stage.name for stage in known])
     if arguments.table:
         print(table(arguments.out))
         return 0
-    reason = "NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU" if devices.simulated() else devices.why_no_cuda()
-    if reason:
-        return _refuse(reason)
+    stages = [stage for stage in known if stage.name in arguments.stages]
+    seconds = 60 * arguments.minutes
+    if arguments.plan:
+        print(*lines(plan([Stage("smoke", smoke, list(CHECKS), SMOKE), *stages], seconds - RESERVE), seconds), sep="\n")
+        return 0
+    try:
+        peers = cases.parse_peers(arguments.peers, "cuda")
+    except ValueError as error:
+        parser.error(str(error))
+    if devices.simulated():
+        return _refuse("NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU")
+    if not (arguments.prebuilt or arguments.compile):
+        return _refuse("expected --prebuilt DIR, made by profiling/gpu_prepare.py DIR, or --compile")
+    if arguments.prebuilt and not (arguments.prebuilt / "manifest.json").is_file():
+        return _refuse(f"--prebuilt: no manifest.json in {arguments.prebuilt}; profiling/gpu_prepare.py makes it")
+    record = Record(empty(None, datetime.date.today().isoformat(), {}), arguments.out)
+    record.change(gpu_stages.begin)
+    if record.unsaved:
+        return _refuse(f"--out: cannot be written ({record.unsaved})")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    console = Console(stderr=True)
-    today = datetime.date.today().isoformat()
-    report = empty(harness.device_name("cuda"), today, harness.versions()) | {"properties": describe()}
-    stages = {name: stage for name, stage in gpu_stages.STAGES.items() if name in arguments.stages}
-    check(report, arguments.out, arguments.minutes, stages, console)
-    return conclude(report, arguments.out)
+    return whole(record, stages, began + seconds - RESERVE, arguments, peers)
 
 
-def conclude(report, out):
+def whole(record, stages, end, arguments, peers):
+    """Smoke and a look through what was prebuilt, side by side; the stages; the conclusion."""
+    import gpu_stages
+
+    answers, folder = None, arguments.prebuilt and arguments.prebuilt.resolve()
+    if folder:
+        answers = folder / "bits-cpu.npz"
+        fingerprint = json.loads((folder / "manifest.json").read_text())["fingerprint"]
+        os.environ |= {"GDGPU_CACHE_DIR": str(folder / "kernels"), "GDGPU_FINGERPRINT": fingerprint}
+    held = cubins(folder)
+    with ThreadPoolExecutor(1) as pool:
+        looked = pool.submit(missing, folder, end) if folder and not arguments.compile else None
+        ended = smoke(record, min(end, time.monotonic() + 3 * SMOKE))
+        if ended is None and looked and (why := looked.result()):
+            ended = 3, why
+        end_all()
+    if ended:
+        status, why = ended
+        if status == 2:
+            record.forget()
+        else:
+            record.put("stopped", why)
+        return _refuse(why, status)
+    check(record, stages, end, gpu_stages.Setting(peers, answers), Console(stderr=True))
+    compiled = len(cubins(folder) - held) if folder else None
+    record.change(lambda report: report.update(compiled=compiled, may_compile=arguments.compile))
+    return conclude(record)
+
+
+def cubins(folder):
+    """Names of the machine code in a folder of prebuilt kernels."""
+    return {path.name for path in (folder / "kernels").glob("*.cubin")} if folder else set()
+
+
+def conclude(record):
     """Print the table and what does not hold; returns the exit status."""
-    found = faults(report)
+    record.save()
+    report, found = record.report, faults(record.report)
+    found += [f"not written: {record.unsaved}"] if record.unsaved else []
     # Into a file or a pipe rich would squeeze it to 80 columns.
     Console(width=None if sys.stdout.isatty() else 160).print(terminal_table(report))
     print(
         *(found or ["Limits, bits, sanitizer and tests hold."]),
-        f"written to {path_of(out, report['device'])}",
+        f"written to {path_of(record.directory, report['device'])}",
         sep="\n",
     )
     return 1 if found else 0
@@ -120,12 +199,12 @@ def conclude(report, out):
 def stop(number, frame):
     """Leave at once; what was found is in the file."""
     end_all()
-    sys.exit(128 + number)
+    os._exit(128 + number)  # threads that wait for a process must not hold it up
 
 
-def _refuse(reason):
+def _refuse(reason, status=2):
     print(f"{NAME}: {reason}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

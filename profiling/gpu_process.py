@@ -1,75 +1,192 @@
-"""Other processes with a time limit, for the GPU check."""
+"""Other processes with time limits, for the GPU check: heard line by line, and none is waited for long."""
 
+import json
 import os
+import select
 import signal
 import subprocess
+import sys
 import tempfile
-import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_running = set()
+START = 45  # seconds that a process may take to begin: imports, a context, the first machine code to load
+LIMIT = 25  # seconds for each thing that it then does
+OUT_OF_TIME = "out of time"
+_running: set[subprocess.Popen] = set()
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a process ended. status: its exit status. cut: it was killed at its time limit. out, err: lines."""
+    """How a process ended. status: its exit status. cut: seconds after which it was killed. out, err: lines."""
 
     status: int
-    cut: bool
-    out: list
-    err: list
+    cut: float | None
+    out: list[str]
+    err: list[str]
 
-    def why(self, seconds):
+    @property
+    def why(self) -> str:
         """One line that says why it failed."""
-        last = next((line for line in reversed(self.out + self.err) if line.strip()), f"exit status {self.status}")
-        return f"cut after {seconds:.0f} s" if self.cut else last.strip()[:300]
+        if self.cut is not None:
+            return f"cut after {self.cut:.0f} s"
+        said = [line.strip() for line in (*self.out, *self.err) if line.strip() and not line.startswith("{")]
+        last = said[-1][:300] if said else ""
+        if self.status < 0:
+            return f"killed by {signal.Signals(-self.status).name}" + (f": {last}" if last else "")
+        return last or f"exit status {self.status}"
 
 
-def run(command, seconds, environment=None, heard=None):
-    """Run a command of Python's in the repository; heard(line) gets each line of its output as it comes."""
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0"} | (environment or {})
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
+def run(
+    command: Iterable,
+    seconds: float,
+    environment: dict[str, str] | None = None,
+    heard: Callable[[str], None] | None = None,
+    quiet: float | None = None,
+) -> Done:
+    """Run a command of Python's in the repository; heard(line) gets each line of its output as it comes.
+
+    It is killed, with all that it started, after so many seconds, and when it says nothing for `quiet` seconds (START
+    before its first line).
+    """
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0", "PYTHONUNBUFFERED": "1"} | (environment or {})
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
             list(map(str, command)),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
             cwd=ROOT,
             env=environment,
             process_group=0,  # what it starts goes with it
-        ) as process,
-    ):
-        out, end = [], time.monotonic() + seconds
-        clock = threading.Timer(seconds, _kill, [process])
-        clock.start()
+        )
+        out, lines = [], _Lines(process, time.monotonic() + seconds, quiet)
         _running.add(process)
         try:
-            for line in process.stdout:
-                out.append(line.rstrip("\n"))
+            for line in lines:
+                out.append(line)
                 if heard:
-                    heard(out[-1])
-            process.wait()
+                    heard(line)
         finally:
-            clock.cancel()
             _kill(process)
             _running.discard(process)
+            process.stdout.close()
         errors.seek(0)
-        cut = process.returncode == -signal.SIGKILL and time.monotonic() >= end
-        return Done(process.returncode, cut, out, errors.read().splitlines())
+        return Done(process.wait(), lines.cut, out, errors.read().splitlines())
 
 
-def _kill(process):
+class _Lines:
+    """The lines of a process's output until it ends or its time is over. cut: seconds that it had then, or None."""
+
+    def __init__(self, process: subprocess.Popen, end: float, quiet: float | None):
+        self.process, self.end, self.quiet, self.cut = process, end, quiet, None
+
+    def __iter__(self) -> Iterator[str]:
+        start = began = time.monotonic()
+        output, held, patience = self.process.stdout.fileno(), b"", self.quiet and max(START, self.quiet)
+        while True:
+            last = self.end if patience is None else min(self.end, began + patience)
+            if not select.select([output], [], [], max(0.0, last - time.monotonic()))[0]:
+                self.cut = last - (start if last == self.end else began)
+                return
+            data = os.read(output, 1 << 16)
+            *lines, held = (held + data).split(b"\n")
+            if not data and held:
+                lines.append(held)
+            if lines:
+                began, patience = time.monotonic(), self.quiet
+            for line in lines:
+                yield line.decode(errors="replace")
+            if not data:
+                break
+        try:
+            self.process.wait(max(0.0, self.end - time.monotonic()))
+        except subprocess.TimeoutExpired:  # it closed its output, and stayed
+            self.cut = self.end - start
+
+
+def each(
+    command: Callable[[list[str]], Iterable],
+    names: Iterable[str],
+    end: float,
+    heard: Callable[[str, dict], None],
+    environment: dict[str, str] | None = None,
+    limit: float | None = None,
+) -> str | None:
+    """Let processes answer for these names until `end` (of time.monotonic()); what fails loses only itself.
+
+    command(names): one that says {"case": name, …} in JSON for each in turn, and leaves behind one that has an "error".
+    heard(name, found) gets these, and {"error": …} for a name whose process dies or says nothing for `limit` seconds,
+    LIMIT if None; another process goes on behind it. Returns why it ended early, or None: the same error twice, or no
+    time left.
+    """
+    waiting, errors = list(dict.fromkeys(names)), Counter()
+
+    def take(name, found):
+        waiting.remove(name)
+        errors.update([found["error"]] if found.get("error") else [])
+        heard(name, found)
+
+    while waiting:
+        if (left := end - time.monotonic()) <= 0:
+            return OUT_OF_TIME
+        left_by_itself = False
+
+        def line(text):
+            nonlocal left_by_itself
+            if (found := _json(text)) and found.get("case") in waiting:
+                left_by_itself = bool(found.get("error"))
+                take(found["case"], found)
+
+        done = run(command(waiting), left, environment, line, limit or LIMIT)
+        if time.monotonic() >= end:
+            return OUT_OF_TIME if waiting else None
+        if waiting and not left_by_itself:
+            if not done.status:
+                return f"{waiting[0]}: no answer"
+            take(waiting[0], {"error": done.why})
+        if again := next((error for error, count in errors.items() if count > 1), None):
+            return f"twice: {again}"
+    return None
+
+
+def serve(names: Iterable[str], answer: Callable[[str], dict]) -> int:
+    """The other side of `each`: say answer(name) for each name; leave after an error, which may have cost the GPU."""
+    for name in names:
+        try:
+            found = answer(name)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+        print(json.dumps({"case": name} | found, default=str), flush=True)
+        if found.get("error"):
+            return 1
+    return 0
+
+
+def python(script: str, *arguments) -> list[str]:
+    """The command of a script of the repository."""
+    return [sys.executable, script, *map(str, arguments)]
+
+
+def _json(text: str) -> dict | None:
+    with suppress(ValueError):
+        found = json.loads(text) if text.startswith("{") else None
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _kill(process: subprocess.Popen) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def end_all():
+def end_all() -> None:
     """End what is running, from a signal handler say: threads that wait for it go on."""
     for process in list(_running):
         _kill(process)

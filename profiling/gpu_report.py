@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from rich.table import Table
@@ -15,6 +17,7 @@ ROW_KEYS = ("case", "dtype", "bytes", "median_ms", "share_of_copy", "limit", "pe
 HOST_LIMIT_US = 10  # of a bound step, whatever the number of tensors
 COLUMNS = ("case", "dtype", "ms", "share of copy", *(f"vs {peer}" for peer in PEERS), "host us")
 NOTHING = "not yet measured"
+EQUAL = "equal"
 
 
 def empty(device, date, versions):
@@ -29,16 +32,57 @@ def row_of(measured):
 
 
 def path_of(directory, device):
-    """The file of a device, e.g. gpu-nvidia-h200.json."""
-    return Path(directory) / f"gpu-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+    """The file of a device, e.g. gpu-nvidia-h200.json; gpu-unknown.json before the device is known."""
+    return Path(directory) / f"gpu-{re.sub('[^a-z0-9]+', '-', (device or 'unknown').lower()).strip('-')}.json"
 
 
-def write(report, directory):
-    """Put the report in its file in one piece: whoever reads, or kills the check, finds the old one or the new."""
-    path = path_of(directory, report["device"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, report)
-    return path
+class Record:
+    """A report and its file, which is written anew with all that is put in: whoever kills the check loses nothing.
+
+    Threads may put in at once. unsaved: why the file is not up to date, or None; the check goes on, and tries again.
+    """
+
+    def __init__(self, report, directory):
+        self.report, self.directory, self.unsaved = report, Path(directory), None
+        self._path, self._lock = None, threading.RLock()
+
+    def put(self, *place):
+        """put("rows", 3, row): report["rows"][3] = row. The dicts on the way are made."""
+        *way, key, value = place
+        with self._lock:
+            held = self.report
+            for step in way:
+                if isinstance(held, dict) and held.get(step) is None:
+                    held[step] = {}
+                held = held[step]
+            held[key] = value
+            self.save()
+
+    def change(self, function):
+        """Let function(report) change several things at once."""
+        with self._lock:
+            function(self.report)
+            self.save()
+
+    def save(self):
+        """Put the report in its file in one piece: whoever reads it finds the old one or the new."""
+        with self._lock:
+            path = path_of(self.directory, self.report["device"])
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(path, self.report)
+            except OSError as error:
+                self.unsaved = f"{path}: {error.strerror or error}"
+                return
+            if self._path not in (None, path):  # the device was not known yet
+                self._path.unlink(missing_ok=True)
+            self._path, self.unsaved = path, None
+
+    def forget(self):
+        """Take the file away: there was nothing to check."""
+        with self._lock, suppress(OSError):
+            if self._path:
+                self._path.unlink(missing_ok=True)
 
 
 def demands(row):
@@ -63,7 +107,8 @@ def against(value, limit):
 
 def faults(report):
     """A line for everything that a check must show and this one does not."""
-    found = [f"{name}: {s['error']}" for name, s in report.get("stages", {}).items() if s["error"]]
+    found = [f"smoke: {name}: {said['error']}" for name, said in (report.get("smoke") or {}).items() if _bad(said)]
+    found += [f"{name}: {s['error']}" for name, s in (report.get("stages") or {}).items() if s["error"]]
     for row in report["rows"] or []:
         label = f"{row['case']} {row['dtype']}"
         if row.get("error"):
@@ -80,18 +125,39 @@ def faults(report):
     if not report["rows"]:
         found.append(f"rows: {NOTHING}")
     if report["bits_equal"] is not True:
-        different = ", ".join(list(report.get("bits_different") or {})[:3])
-        found.append(f"bits: {f'different in {different}' if different else report.get('bits_note', NOTHING)}")
+        found.append(f"bits: {_bits(report.get('bits') or {})}")
     if report["sanitizer_findings"] != 0:
+        said = (report.get("sanitizer") or {}).items()
+        notes = "; ".join(f"{kind}: {each['note']}" for kind, each in said if each["note"])
         findings = report["sanitizer_findings"]
-        found.append(
-            f"sanitizer: {report.get('sanitizer_note', NOTHING) if findings is None else f'{findings} findings'}"
-        )
-    tests = report.get("tests")
-    if not tests or tests["failed"] or not tests["passed"]:
-        failed = f"{tests['failed']} failed, {tests['passed']} passed" if tests else report.get("tests_note", NOTHING)
-        found.append(f"GPU tests: {failed}")
+        found.append(f"sanitizer: {notes or NOTHING if findings is None else f'{findings} findings'}")
+    found += _tests(report.get("tests"))
+    if report.get("compiled") and not report.get("may_compile"):
+        found.append(f"kernels compiled here, which should have been prepared: {report['compiled']}")
     return found
+
+
+def _bad(said):
+    return said.get("error") is not None
+
+
+def _bits(bits):
+    """What is wrong with the answers, in words. bits: {case: "equal", what differs, or None where it has no answer}."""
+    different = [case for case, said in bits.items() if said not in (None, EQUAL)]
+    if different:
+        return f"different in {', '.join(different[:3])} ({bits[different[0]]}), {len(different)} in all"
+    reached = sum(said is not None for said in bits.values())
+    return f"{reached} of {len(bits)} cases reached, all equal" if bits else NOTHING
+
+
+def _tests(tests):
+    """What is wrong with the GPU's tests: a line, or nothing."""
+    if not tests:
+        return [f"GPU tests: {NOTHING}"]
+    if tests["failed"] or not tests["passed"] or tests.get("note"):
+        note = f" ({tests['note']})" if tests.get("note") else ""
+        return [f"GPU tests: {tests['failed']} failed, {tests['passed']} passed{note}"]
+    return []
 
 
 def is_step(case):

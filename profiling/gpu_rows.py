@@ -1,34 +1,35 @@
-"""Measure cases on the GPU, a JSON object a line: python profiling/gpu_rows.py DTYPE CASE …
+"""Measure cases on the GPU: python profiling/gpu_rows.py DTYPE PEER,PEER|none CASE …, a JSON line each.
 
-A process of its own, so that a case that hangs can be cut and one that breaks the CUDA context takes no other along:
-after an error it says which case it was and leaves.
+A process of its own, so that a case that hangs can be cut and one that breaks the CUDA context takes no other along.
 """
 
-import json
 import sys
+from functools import cache
 
+import cases
 import harness
 import run
-from gpu_report import PEERS
+from gpu_process import serve
 
 COPY_BYTES = 1 << 32  # read and written together
 
 
-def main(dtype, *names):
-    say({"copy_gbs": harness.copy_gbs("cuda", COPY_BYTES)})
-    for name in names:
-        try:
-            (row,) = run.measure([name], "cuda", PEERS, dtype=dtype)
-        except Exception as error:
-            row = {"case": name, "dtype": dtype, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        say(row)
-        if row.get("error"):
-            return 1
-    return 0
+@cache
+def copy_gbs() -> float:
+    """The roof, once a process."""
+    return harness.copy_gbs("cuda", COPY_BYTES)
 
 
-def say(found):
-    print(json.dumps(found), flush=True)
+def measured(name: str, dtype: str, peers: tuple[str, ...]) -> dict:
+    """A row of run.measure, and the roof."""
+    roof = copy_gbs()
+    (row,) = run.measure([name], "cuda", peers, dtype=dtype)
+    return row | {"copy_gbs": roof}
+
+
+def main(dtype: str, peers: str, *names: str) -> int:
+    peers = cases.parse_peers(peers, "cuda")
+    return serve(names, lambda name: measured(name, dtype, peers))
 
 
 if __name__ == "__main__":

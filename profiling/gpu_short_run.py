@@ -48,6 +48,7 @@ def main():
 
     cupy.cuda.set_allocator(None)  # an allocation each: in a pool's block, a stray access hits a neighbour unseen
     for name in names:
+        print(name, flush=True)  # where a run that is cut had come to
         bits_cases.answers(name)
     cupy.cuda.Device().synchronize()
     print(f"{len(names)} cases")

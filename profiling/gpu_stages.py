@@ -1,194 +1,224 @@
-"""The stages of the GPU check: each runs other processes for at most so many seconds and reports what they found.
+"""The stages of the GPU check: each has other processes answer, case by case, and puts every answer into the record.
 
-stage(report, seconds, save): save() may be called whenever the report has grown.
+A stage is a function of (record, names, end, setting): it goes through the names until `end`, of time.monotonic(). It
+returns why it ended early, or None.
 """
 
-import json
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
-import numpy as np
-from cases import CASES
-from gpu_process import run
-from gpu_report import row_of
+from cases import CASES, PEERS
+from gpu_plan import Stage
+from gpu_process import ROOT, each, python, run
+from gpu_report import EQUAL, row_of
 
-BITS_CASES, GPU_TESTS = "tests/bits_cases.py", "tests/test_gpu.py"
+sys.path.insert(0, str(ROOT / "tests"))
+import bits_cases
+
+GPU_TESTS = "tests/test_gpu.py"
 SANITIZERS = {"memcheck": r"ERROR SUMMARY: (\d+) error", "racecheck": r"RACECHECK SUMMARY: (\d+) hazard"}
 OTHER_DTYPES = ("bfloat16", "float16", "float64")
 IN_OTHER_DTYPES = ("momentum/1x2^28", "reduce/65536x784")
-SHOWN = 20  # differences, findings, failures that the report names
+CORE = 10  # the first rows of the table, which are worth most
+LATE = ("torch_compile", "cupy")  # peers that take long, of the core rows
+SHOWN = 20  # findings and failures that the report names
 UNREACHED = "not reached"
-OUT_OF_TIME = (UNREACHED, "cut after")
+NAMES_OF_BITS = list(bits_cases.CASES)
 
 
-def bits(report, seconds, save):
-    """Every case of tests/bits_cases.py on the GPU and on the CPU, shared out over processes, which mostly compile."""
-    parts = max(1, min(8, (os.cpu_count() or 1) // 2))
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2 * parts) as pool:
-        files = {(device, k): Path(folder, f"{device}{k}.npz") for device in ("cuda", "cpu") for k in range(parts)}
+@dataclass(frozen=True)
+class Setting:
+    """What a check goes by. peers: those that take part. answers: the CPU's, made before; None: made here."""
 
-        def answer(part):
-            device, k = part
-            command = (sys.executable, BITS_CASES, files[part], "--part", f"{k}/{parts}")
-            return run(command, seconds, {"GDGPU_DEVICE": device})
-
-        ended = dict(zip(files, pool.map(answer, files), strict=True))
-        failed = [f"{device}: {done.why(seconds)}" for (device, _), done in ended.items() if done.status]
-        different = {}
-        for k in range(parts):
-            if not (ended["cpu", k].status or ended["cuda", k].status):
-                with np.load(files["cpu", k]) as expected, np.load(files["cuda", k]) as actual:
-                    different |= differences(dict(expected), dict(actual))
-    report["bits_equal"] = False if different else None if failed else True
-    report["bits_different"] = dict(list(different.items())[:SHOWN])
-    if failed:
-        report["bits_note"] = failed[0]
-
-
-def differences(expected, actual):
-    """{case: what differs} between the answers of two devices: arrays by the name CASE:NUMBER, errors as CASE:error."""
-    found = {}
-    if expected.pop("device", None) == actual.pop("device", None):
-        return {"device": "both answers come from the same device"}
-    for name in expected | actual:
-        case, _, part = name.rpartition(":")
-        if part == "error":
-            found[case] = f"{'CPU' if name in expected else 'GPU'}: {(expected | actual)[name]}"
-        elif case not in found:
-            a, b = expected.get(name), actual.get(name)
-            if a is None or b is None or (a.dtype, a.shape) != (b.dtype, b.shape):
-                found[case] = f"array {part} is not of the same kind"
-            elif not np.array_equal(a, b):
-                found[case] = f"array {part}: {np.count_nonzero(a != b)} of {a.size} elements"
-    return found
-
-
-def table(report, seconds, save):
-    """Every case in float32 beside its peers."""
-    report["rows"] = [
-        _unmeasured(name, "float32", UNREACHED, case.limit, case.peer_limit) for name, case in gpu_cases()
-    ]
-
-    def keep():
-        report["host_us"] = {row["case"]: row.get("host_us") for row in report["rows"]}
-        save()
-
-    keep()
-    _measure(report, report["rows"], seconds, keep)
-
-
-def dtypes(report, seconds, save):
-    """Some cases in other dtypes, as far as time allows. No limit is set for these."""
-    end = time.monotonic() + seconds
-    for dtype in OTHER_DTYPES:
-        rows = [_unmeasured(name, dtype, UNREACHED) for name in IN_OTHER_DTYPES]
-        _measure(report, rows, end - time.monotonic(), save)
-        report["rows"] = (report["rows"] or []) + [r for r in rows if not r.get("error", "").startswith(OUT_OF_TIME)]
+    peers: tuple[str, ...] = PEERS["cuda"]
+    answers: Path | None = None
 
 
 def gpu_cases():
+    """(name, case) of the rows of the table."""
     return [(name, case) for name, case in CASES.items() if "cuda" in case.devices]
 
 
-def _unmeasured(case, dtype, error, limit=None, peer_limit=None):
-    return row_of({"case": case, "dtype": dtype, "limit": limit, "peer_limit": peer_limit, "error": error})
+def begin(report):
+    """Rows and bits that nothing has reached."""
+    report["rows"] = [unreached(name, "float32", case.limit, case.peer_limit) for name, case in gpu_cases()]
+    report["host_us"] = dict.fromkeys(row["case"] for row in report["rows"])
+    report["bits"] = dict.fromkeys(NAMES_OF_BITS)
 
 
-def _measure(report, rows, seconds, save):
-    """Fill in rows of one dtype. A case that fails ends its process, and another one goes on behind it."""
-    end = time.monotonic() + seconds
-    index = {row["case"]: row for row in rows}
-    waiting = list(index)
-
-    def heard(line):
-        if not line.startswith("{"):
-            return
-        found = json.loads(line)
-        if "copy_gbs" in found:
-            report["copy_gbs"] = report["copy_gbs"] or found["copy_gbs"]
-        else:
-            _fill(index[found["case"]], found)
-            waiting.remove(found["case"])
-        save()
-
-    while waiting and (left := end - time.monotonic()) > 0:
-        before = len(waiting)
-        done = run((sys.executable, "profiling/gpu_rows.py", rows[0]["dtype"], *waiting), left, heard=heard)
-        if done.cut or (done.status and len(waiting) == before):  # it died before it could say which case it was
-            index[waiting.pop(0)]["error"] = done.why(seconds)
-        elif not done.status:
-            break
+def unreached(case, dtype, limit=None, peer_limit=None):
+    """A row without a figure."""
+    return row_of({"case": case, "dtype": dtype, "limit": limit, "peer_limit": peer_limit, "error": UNREACHED})
 
 
-def _fill(row, found):
-    """What was measured; the row keeps its own limits."""
-    limits = {key: row[key] for key in ("limit", "peer_limit")}
-    del row["error"]
-    row |= row_of(found) | limits
+def core(record, names, end, setting):
+    """The rows that are worth most, beside torch."""
+    return _measure(record, names, end, "float32", [peer for peer in setting.peers if peer == "torch"])
 
 
-def sanitizer(report, seconds, save):
-    """compute-sanitizer's memcheck and racecheck, side by side, over a short run of all kernel families."""
+def rows(record, names, end, setting):
+    """The other rows, beside all peers but torch.compile."""
+    return _measure(record, names, end, "float32", [peer for peer in setting.peers if peer != "torch_compile"])
+
+
+def late(record, names, end, setting):
+    """torch.compile and CuPy beside the core rows."""
+    return _measure(record, names, end, "float32", [peer for peer in setting.peers if peer in LATE])
+
+
+def dtypes(record, names, end, setting):
+    """Some rows in 16 and 64 bits, for which no limit is set."""
+    for dtype in OTHER_DTYPES:
+        mine = [name.removesuffix(f" {dtype}") for name in names if name.endswith(f" {dtype}")]
+        if mine and (why := _measure(record, mine, end, dtype, setting.peers)):
+            return why
+    return None
+
+
+def _measure(record, names, end, dtype, peers):
+    def heard(name, found):
+        record.change(lambda report: _fill(report, name, dtype, peers, found))
+
+    return each(
+        lambda left: python("profiling/gpu_rows.py", dtype, ",".join(peers) or "none", *left), names, end, heard
+    )
+
+
+def _fill(report, name, dtype, peers, found):
+    """Put what was measured into its row. A row that has its figures only takes what peers add to them."""
+    k = next((k for k, row in enumerate(report["rows"]) if (row["case"], row["dtype"]) == (name, dtype)), None)
+    if k is None:
+        k = len(report["rows"])
+        report["rows"].append(unreached(name, dtype))
+    row, copy_gbs = report["rows"][k], found.pop("copy_gbs", None)
+    report["copy_gbs"] = report["copy_gbs"] or copy_gbs
+    if not row.get("error"):
+        failed = dict.fromkeys(peers, found["error"]) if found.get("error") else found.get("skipped", {})
+        more = {key: row.get(key, {}) | found.get(key, {}) for key in ("peers", "peer_spread")}
+        report["rows"][k] = row | more | {"skipped": row.get("skipped", {}) | failed}
+        return
+    kept = {key: row[key] for key in ("case", "dtype", "limit", "peer_limit")}
+    report["rows"][k] = row_of(found | kept)
+    if dtype == "float32":
+        report["host_us"][name] = found.get("host_us")
+
+
+def bits(record, names, end, setting):
+    """Every case of the bits table on the GPU, against the CPU's answers."""
+    parts = max(1, min(4, (os.cpu_count() or 1) // 2))
+
+    def heard(name, found):
+        said = found.get("error") or found.get("different")
+        record.put("bits", name, EQUAL if said is None else said)
+        if said is not None:
+            record.put("bits_equal", False)
+
+    def part(k):
+        return each(
+            lambda left: python("profiling/gpu_bits.py", setting.answers or "-", *left), names[k::parts], end, heard
+        )
+
+    with ThreadPoolExecutor(parts) as pool:
+        ended = [why for why in pool.map(part, range(parts)) if why]
+    if all(said == EQUAL for said in record.report["bits"].values()):
+        record.put("bits_equal", True)
+    return ended[0] if ended else None
+
+
+def proof(record, names, end, setting):
+    """compute-sanitizer over all kernel families, beside the tests that need a GPU."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        jobs = [pool.submit(tests if name == "tests" else partial(sanitizer, name), record, end) for name in names]
+    notes = [job.result() for job in jobs]
+    found = [said["findings"] for said in (record.report.get("sanitizer") or {}).values()]
+    known = [count for count in found if count is not None]
+    if sum(known) or len(known) == len(SANITIZERS):
+        record.put("sanitizer_findings", sum(known))
+    return next((note for note in notes if note), None)
+
+
+def sanitizer(kind, record, end):
+    """A tool of compute-sanitizer over a short run. Returns what went wrong with it, or None."""
     tool = shutil.which("compute-sanitizer", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
     if tool is None:
-        report["sanitizer_note"] = "compute-sanitizer is not on the PATH nor in /usr/local/cuda/bin"
-        return
-
-    def check(kind):
-        # A failed call of the driver raises in Python; the ones that libraries expect to fail are no findings.
-        options = ("--tool", kind, "--report-api-errors", "no")
-        return run((tool, *options, sys.executable, "profiling/gpu_short_run.py"), seconds)
-
-    with ThreadPoolExecutor(len(SANITIZERS)) as pool:
-        ended = dict(zip(SANITIZERS, pool.map(check, SANITIZERS), strict=True))
-    counts, notes = [], []
-    for kind, done in ended.items():
-        summary = re.search(SANITIZERS[kind], "\n".join(done.out + done.err))
-        counts.append(int(summary[1]) if summary else 0)
-        if not summary or (done.status and not counts[-1]):
-            notes.append(f"{kind}: {done.why(seconds)}")
-        if counts[-1]:
-            report["sanitizer_report"] = [line for line in done.out + done.err if line.startswith("=====")][:SHOWN]
-    report["sanitizer_findings"] = sum(counts) if sum(counts) or not notes else None
-    if notes:
-        report["sanitizer_note"] = "; ".join(notes)
+        note = "compute-sanitizer is not on the PATH nor in /usr/local/cuda/bin"
+        record.put("sanitizer", kind, {"findings": None, "note": note})
+        return note
+    # A failed call of the driver raises in Python; the ones that libraries expect to fail are no findings.
+    options = ("--tool", kind, "--report-api-errors", "no")
+    done = run((tool, *options, *python("profiling/gpu_short_run.py")), end - time.monotonic())
+    said, summary = done.out + done.err, re.search(SANITIZERS[kind], "\n".join(done.out + done.err))
+    findings, note = int(summary[1]) if summary else None, None
+    if not summary or (done.status and not findings):
+        behind = next((line for line in reversed(done.out) if not line.startswith("=")), "the start")
+        note = f"{done.why}, behind {behind}"
+    shown = [line for line in said if line.startswith("=====")][:SHOWN] if findings or note else []
+    record.put("sanitizer", kind, {"findings": findings, "note": note, "report": shown})
+    return note and f"{kind}: {note}"
 
 
-def tests(report, seconds, save):
-    """The tests that need a GPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "tests.xml")
-        done = run((sys.executable, "-m", "pytest", "-q", GPU_TESTS, f"--junitxml={file}"), seconds)
-        if not file.exists():
-            report["tests"], report["tests_note"] = None, done.why(seconds)
+def outcomes(file):
+    """What pytest says of a test of the file when it ends: its name, how, why."""
+    return re.compile(rf"{re.escape(file)}::(.+) (PASSED|FAILED|ERROR|SKIPPED)( \(.*\))? +\[ *\d+%\]")
+
+
+def reasons(file):
+    """What pytest says at the end of a test that failed: its name, why."""
+    return re.compile(rf"(?:FAILED|ERROR) {re.escape(file)}::(.+?) - (.*)")
+
+
+OUTCOME, REASON = outcomes(GPU_TESTS), reasons(GPU_TESTS)
+
+
+def tests(record, end):
+    """The tests that need a GPU, counted as they end. Returns why they are not whole, or None."""
+    found = {"passed": 0, "failed": 0, "skipped": [], "failures": []}
+
+    def heard(line):
+        if ended := OUTCOME.match(line):
+            name, outcome, why = ended.groups()
+            if outcome == "PASSED":
+                found["passed"] += 1
+            elif outcome == "SKIPPED":
+                found["skipped"].append(f"{name}{why or ''}")
+            else:
+                found["failed"] += 1
+                found["failures"] = [*found["failures"], name][:SHOWN]
+        elif (reason := REASON.match(line)) and reason[1] in found["failures"]:
+            found["failures"][found["failures"].index(reason[1])] += f": {reason[2][:300]}"
+        else:
             return
-        cases = list(ElementTree.parse(file).iter("testcase"))
-    outcome = {kind: [c for c in cases if c.find(kind) is not None] for kind in ("failure", "error", "skipped")}
-    failed = outcome["failure"] + outcome["error"]
-    report["tests"] = {
-        "passed": len(cases) - len(failed) - len(outcome["skipped"]),
-        "failed": len(failed),
-        "skipped": [f"{c.get('name')}: {c.find('skipped').get('message')}" for c in outcome["skipped"]],
-        "failures": [f"{c.get('name')}: {_message(c)}" for c in failed][:SHOWN],
-    }
+        record.put("tests", dict(found))
+
+    command = python("-m", "pytest", "-v", "-rfE", "--color=no", "--tb=short", "-p", "no:cacheprovider", GPU_TESTS)
+    done = run(command, end - time.monotonic(), {"COLUMNS": "1000"}, heard)
+    note = done.why if done.cut is not None or done.status not in (0, 1) else None
+    record.put("tests", found | ({"note": note} if note else {}))
+    return note and f"tests: {note}"
 
 
-def _message(case):
-    found = case.find("failure") if case.find("failure") is not None else case.find("error")
-    return (found.get("message") or "").splitlines()[0][:300]
+def _worth(name):
+    """Rows of families that the core rows lack come first, then fewer bytes, then the other optimizers."""
+    case = CASES[name]
+    return case.family == "update", not re.search(r"\dbit|g16", case.kind)
 
 
-STAGES = {
-    "bits": (bits, 3),
-    "table": (table, 8),
-    "sanitizer": (sanitizer, 2),
-    "tests": (tests, 2),
-    "dtypes": (dtypes, 1),
-}
+def stages():
+    """All of them, by worth, with the seconds that they are expected to take."""
+    names = [name for name, _ in gpu_cases()]
+    others = sorted(names[CORE:], key=_worth)
+    return (
+        Stage("core", core, names[:CORE], 10, 5),
+        Stage("bits", bits, NAMES_OF_BITS, 15, 0.04),
+        Stage("rows", rows, others, 10, 4),
+        Stage("proof", proof, [*SANITIZERS, "tests"], 70, least=30),
+        Stage("dtypes", dtypes, [f"{name} {dtype}" for dtype in OTHER_DTYPES for name in IN_OTHER_DTYPES], 12, 4),
+        Stage("late", late, names[:CORE], 10, 15),
+    )

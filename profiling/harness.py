@@ -211,10 +211,10 @@ def device_name(device):
     return clock(device).name()
 
 
-def versions():
-    """{package: version} of what is installed here, and of Python."""
+def versions(more=()):
+    """{package: version} of what is installed here, and of Python. more: other packages than PACKAGES."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package.partition("-cuda1")[0]] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -4,20 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gpu_check
+import gpu_plan
 import gpu_report
 import gpu_stages
-import harness
 
-from gdgpu import devices
-
-FIXED = ("device", "date", "versions")
 PEER_LIMIT = {"torch": 1.0, "torch_compile": 1.0, "cupy": 3.0}
 
 
@@ -66,14 +65,51 @@ def test_keys_come_first_and_in_order(report):
     }
 
 
+def recorded(report, directory):
+    record = gpu_report.Record(report, directory)
+    record.save()
+    return record
+
+
 def test_file_is_replaced_in_one_piece(tmp_path, report):
-    path = gpu_report.write(report, tmp_path / "new")
-    assert path == tmp_path / "new" / "gpu-some-gpu-9000.json"
+    record = recorded(report, tmp_path / "new")
+    path = tmp_path / "new" / "gpu-some-gpu-9000.json"
     assert json.loads(path.read_text()) == report
     with pytest.raises(TypeError):
-        gpu_report.write(report | {"rows": [object()]}, path.parent)
-    assert json.loads(path.read_text()) == report
+        record.put("rows", [object()])
+    assert json.loads(path.read_text()) == report | {"rows": None}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_file_moves_when_the_device_is_known_and_goes_when_there_is_none(tmp_path):
+    record = recorded(gpu_report.empty(None, "2030-01-02", {}), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-unknown.json"]
+    record.put("device", "Some GPU 9000")
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-some-gpu-9000.json"]
+    record.forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_fills_up_stops_nothing_and_is_said(tmp_path, report, monkeypatch, capsys):
+    record = recorded(report, tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(gpu_report.files, "write_json", Mock(side_effect=OSError(28, "No space left on device")))
+        record.put("bits", "a", "equal")
+        assert "No space left" in record.unsaved
+        assert gpu_check.conclude(record) == 1 and "not written: " in capsys.readouterr().out
+    record.put("bits", "b", "equal")
+    assert record.unsaved is None
+    assert json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())["bits"] == {
+        "a": "equal",
+        "b": "equal",
+    }
+
+
+def test_many_threads_put_in_at_once(tmp_path, report):
+    record = recorded(report, tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: record.put("bits", f"case {k}", "equal"), range(100)))
+    assert len(json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())["bits"]) == 100
 
 
 def test_nothing_is_missing_where_everything_holds():
@@ -96,26 +132,29 @@ def test_nothing_is_missing_where_everything_holds():
         ({"rows": None}, "rows: not yet measured"),
         ({"host_us": {"momentum/1x2^28": 10.1}}, "momentum/1x2^28: host time 10.1 us, limit 10 us"),
         ({"host_us": {"adam/1x2^28": None}}, "adam/1x2^28: host time not yet measured, limit 10 us"),
-        ({"bits_equal": False, "bits_different": {"a": "x", "b": "y"}}, "bits: different in a, b"),
-        ({"bits_equal": None, "bits_note": "cut after 9 s"}, "bits: cut after 9 s"),
+        ({"bits_equal": False, "bits": {"a": "x", "b": "equal", "c": "y"}}, "bits: different in a, c (x), 2 in all"),
+        ({"bits_equal": None, "bits": {"a": "equal", "b": None}}, "bits: 1 of 2 cases reached, all equal"),
         ({"bits_equal": None}, "bits: not yet measured"),
         ({"sanitizer_findings": 2}, "sanitizer: 2 findings"),
-        ({"sanitizer_findings": None, "sanitizer_note": "missing"}, "sanitizer: missing"),
+        ({"sanitizer_findings": None, "sanitizer": {"memcheck": {"note": "no tool"}}}, "sanitizer: memcheck: no tool"),
         ({"tests": {"passed": 3, "failed": 1}}, "GPU tests: 1 failed, 3 passed"),
         ({"tests": {"passed": 0, "failed": 0}}, "GPU tests: 0 failed, 0 passed"),
+        ({"tests": {"passed": 3, "failed": 0, "note": "cut after 9 s"}}, "0 failed, 3 passed (cut after 9 s)"),
         ({"tests": None}, "GPU tests: not yet measured"),
+        ({"compiled": 2}, "kernels compiled here, which should have been prepared: 2"),
+        ({"smoke": {"fences": {"said": None}, "pinned": {"error": "no"}}}, "smoke: pinned: no"),
         ({"stages": {"bits": {"error": None}, "dtypes": {"error": "OSError: full"}}}, "dtypes: OSError: full"),
     ],
 )
 def test_what_does_not_hold_is_said_and_fails_the_check(change, line, tmp_path, capsys):
     (fault,) = gpu_report.faults(good_report(**change))
     assert line in fault
-    assert gpu_check.conclude(good_report(**change), tmp_path) == 1
+    assert gpu_check.conclude(gpu_report.Record(good_report(**change), tmp_path)) == 1
     assert line in capsys.readouterr().out
 
 
 def test_conclusion_shows_the_table(tmp_path, capsys):
-    assert gpu_check.conclude(good_report(), tmp_path) == 0
+    assert gpu_check.conclude(gpu_report.Record(good_report(), tmp_path)) == 0
     out = capsys.readouterr().out
     for text in ("Some GPU 9000", "copy 1000 GB/s", "reduce/2^20x64", "0.94 ok", "3.50 ok", "9.5"):
         assert text in out
@@ -123,10 +162,10 @@ def test_conclusion_shows_the_table(tmp_path, capsys):
 
 def test_table_of_the_readme(tmp_path):
     assert gpu_report.table(tmp_path) == "not yet measured"
-    gpu_report.write(gpu_report.empty("Killed at once", "2030-01-02", {}), tmp_path)
+    recorded(gpu_report.empty("Killed at once", "2030-01-02", {}), tmp_path)
     assert gpu_report.table(tmp_path) == "not yet measured"
-    gpu_report.write(good_report(), tmp_path)
-    gpu_report.write(good_report(device="Other", rows=[good_row(median_ms=None, share_of_copy=None)]), tmp_path)
+    recorded(good_report(), tmp_path)
+    recorded(good_report(device="Other", rows=[good_row(median_ms=None, share_of_copy=None)]), tmp_path)
     first, _, head, rule, *rows = gpu_report.table(tmp_path).split("\n\n", 1)[1].splitlines()[-6:]
     lines = gpu_report.table(tmp_path).splitlines()
     assert lines[0] == "Other, 2030-01-02; a copy: 1000 GB/s; python 3.12."
@@ -147,57 +186,47 @@ def test_table_of_the_readme(tmp_path):
     assert "| reduce/2^20x64 | float32 |  | not yet measured |" in lines[4]
 
 
-def test_time_is_shared_out_and_an_error_stops_nobody(tmp_path, report, monkeypatch):
+def test_a_slow_stage_shortens_the_last_and_an_error_stops_nobody(tmp_path, report, monkeypatch):
     clock, given = [0.0], {}
     monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
+    record = gpu_report.Record(report, tmp_path)
 
-    def first(report, seconds, save):
-        """Takes half of its time."""
-        given["first"] = seconds
-        clock[0] += seconds / 2
-        report["bits_equal"] = True
+    def first(record, names, end, setting):
+        """Takes twice as long as it was given."""
+        given["first"] = list(names), end - clock[0]
+        clock[0] += 60
+        record.put("bits_equal", True)
 
-    def second(report, seconds, save):
+    def second(record, names, end, setting):
         """Fails."""
-        given["second"] = seconds
+        given["second"] = list(names), end - clock[0]
         held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
-        assert held["bits_equal"] is True and held["rows"] is None
+        assert held["bits_equal"] is True and held["rows"] is None and held["stages"]["second"]["seconds"] is None
         raise RuntimeError("out of order\nand more")
 
-    def third(report, seconds, save):
+    def third(record, names, end, setting):
         """Gets what is left."""
-        given["third"] = seconds
-        report["sanitizer_findings"] = 0
+        given["third"] = list(names), end - clock[0]
+        record.put("sanitizer_findings", 0)
+        return "twice: no memory"
 
-    stages = {"first": (first, 1), "second": (second, 2), "third": (third, 1)}
-    gpu_check.check(report, tmp_path, 4, stages, gpu_check.Console(quiet=True))
-    assert given == {"first": 60, "second": 140, "third": 210}
+    stages = [
+        gpu_plan.Stage("first", first, ["a"], 30),
+        gpu_plan.Stage("second", second, ["b", "c"], 5, 5),
+        gpu_plan.Stage("third", third, ["d", "e", "f"], 5, 10),
+        gpu_plan.Stage("last", third, ["g"], 50),
+    ]
+    gpu_check.check(record, stages, 85, gpu_stages.Setting(), gpu_check.Console(quiet=True))
+    assert given == {"first": (["a"], 30), "second": (["b", "c"], 15), "third": (["d", "e"], 25)}
     held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
-    assert held["stages"]["second"]["error"] == "RuntimeError: out of order"
+    assert [stage["error"] for stage in held["stages"].values()] == [
+        None,
+        "RuntimeError: out of order",
+        "twice: no memory",
+        None,
+    ]
+    assert held["stages"]["third"]["left_out"] == ["f"] and held["stages"]["last"]["left_out"] == ["g"]
     assert (held["bits_equal"], held["sanitizer_findings"], held["rows"]) == (True, 0, None)
-
-
-@pytest.mark.parametrize("bits_equal, status", [(True, 0), (False, 1)])
-def test_a_whole_check(bits_equal, status, tmp_path, capsys, monkeypatch):
-    """From the arguments to the exit status, with one stage that finds everything."""
-
-    def everything(report, seconds, save):
-        """Finds everything."""
-        report |= {key: value for key, value in good_report(bits_equal=bits_equal).items() if key not in FIXED}
-
-    monkeypatch.setattr(gpu_stages, "STAGES", {"everything": (everything, 1)})
-    monkeypatch.setattr(gpu_check.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(devices, "simulated", lambda: False)
-    monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(gpu_check, "describe", lambda: {"multiprocessors": 1})
-    monkeypatch.setattr(harness, "device_name", lambda device: "Some GPU 9000")
-    monkeypatch.setattr(harness, "versions", lambda: {"python": "3.12"})
-    assert gpu_check.main(["--out", str(tmp_path), "--minutes", "1"]) == status
-    (path,) = tmp_path.iterdir()
-    report = json.loads(path.read_text())
-    assert list(report)[: len(gpu_report.KEYS)] == list(gpu_report.KEYS)
-    assert report["rows"] == good_report()["rows"] and report["properties"] == {"multiprocessors": 1}
-    assert ("bits:" in capsys.readouterr().out) == bool(status)
 
 
 def command(*arguments, **environment):
@@ -216,10 +245,24 @@ def command(*arguments, **environment):
     [({"CUDA_VISIBLE_DEVICES": ""}, ""), ({"NUMBA_ENABLE_CUDASIM": "1"}, "a simulator is no GPU")],
 )
 def test_without_a_gpu(environment, reason, tmp_path):
-    status, out, err = command("--out", tmp_path, **environment)
+    status, out, err = command("--compile", "--out", tmp_path, **environment)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("profiling/gpu_check.py: ") and reason in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ((), "expected --prebuilt DIR"),
+        (("--prebuilt", "nowhere"), "--prebuilt: no manifest.json in nowhere"),
+        (("--compile", "--out", "/proc/nowhere"), "--out: cannot be written"),
+        (("--compile", "--peers", "torsh"), "peers: expected some of"),
+    ],
+)
+def test_refused_before_anything_is_touched(arguments, said):
+    status, out, err = command(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1) and said in err
 
 
 def test_table_needs_no_gpu(tmp_path):

@@ -1,21 +1,26 @@
-"""The stages of the GPU check with no GPU: fed by stubs in place of the processes that they run."""
+"""The stages of the GPU check with no GPU: fed by a stub in place of the scripts that they run."""
 
 import json
+import os
+import random
+import signal
 import sys
 import time
 from pathlib import Path, PurePosixPath
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
-import gpu_process
+import bits_cases
+import gpu_bits
+import gpu_check
 import gpu_report
 import gpu_rows
 import gpu_short_run
 import gpu_stages
+import gpu_stub
 from optimizers import OPTIMIZERS
 
 CASES = (
@@ -40,239 +45,293 @@ CASES = (
     "linear_gradient/40000x10000",
     "softmax_gradient/60000x784",
 )
+CORE = CASES[:10]
+SETTING = gpu_stages.Setting()
+SOON = 60  # seconds that no test needs
 
 
 @pytest.fixture
-def report():
-    return gpu_report.empty("Some GPU 9000", "2030-01-02", {})
+def record(tmp_path):
+    record = gpu_report.Record(gpu_report.empty("Some GPU 9000", "2030-01-02", {}), tmp_path / "out")
+    record.change(gpu_stages.begin)
+    return record
 
 
-@pytest.fixture
-def saved():
-    """A stage's save()."""
-    return Mock()
+def held(record):
+    """What the file says."""
+    return json.loads(gpu_report.path_of(record.directory, record.report["device"]).read_text())
 
 
-def ended(out=(), err=(), status=0, cut=False):
-    return gpu_process.Done(status, cut, list(out), list(err))
+def rows_of(record, dtype="float32"):
+    return {row["case"]: row for row in held(record)["rows"] if row["dtype"] == dtype}
 
 
-def said(heard, out, **end):
-    """What a process says while it runs, and how it ends."""
-    for line in out:
-        heard(line)
-    return ended(out, **end)
+def soon():
+    return time.monotonic() + SOON
 
 
-def test_every_case_of_the_table_is_measured():
+def test_every_case_of_the_table_has_a_row_from_the_start(record):
     assert [name for name, _ in gpu_stages.gpu_cases()] == list(CASES)
+    assert list(rows_of(record)) == list(CASES)
+    assert all(row["error"] == "not reached" for row in held(record)["rows"])
+    assert held(record)["bits"] == dict.fromkeys(bits_cases.CASES)
 
 
-def test_lines_are_heard_as_they_come():
-    heard = []
-    done = gpu_process.run((sys.executable, "-c", "print('a'); print('b'); 1/0"), 30, heard=heard.append)
-    assert (heard, done.out, done.status, done.cut) == (["a", "b"], ["a", "b"], 1, False)
-    assert done.why(30) == "ZeroDivisionError: division by zero"
-
-
-def test_time_limit_ends_a_process_and_what_it_started():
-    child = "import subprocess as s; p = s.Popen(['sleep', '60'], stdout=s.DEVNULL); print(p.pid, flush=True); p.wait()"
-    done = gpu_process.run((sys.executable, "-c", child), 1.5)
-    assert (done.cut, done.why(1.5)) == (True, "cut after 2 s")
-    assert any(is_gone(done.out[0]) or time.sleep(0.1) for _ in range(100))
-
-
-def test_all_processes_can_be_ended():
-    child = "import time; print('here', flush=True); time.sleep(60)"
-    done = gpu_process.run((sys.executable, "-c", child), 50, heard=lambda line: gpu_process.end_all())
-    assert (done.out, done.status, done.cut) == (["here"], -9, False)
-
-
-def is_gone(pid):
-    """True for a process that has ended, also if nobody has waited for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def lines(*cases, **change):
-    """What the measuring process says of cases that it could measure."""
-    rows = [
-        {"case": case, "dtype": "float32", "median_ms": 0.5, "limit": 0.5, "host_us": 20.5} | change for case in cases
-    ]
-    return [json.dumps({"copy_gbs": 2000.0}), "a warning", *map(json.dumps, rows)]
-
-
-def test_every_case_has_a_row_whatever_happens(report, saved, monkeypatch):
-    """The first process dies in its third case, the second fails in one and says so, the third is cut."""
-    failed = json.dumps({"case": CASES[4], "dtype": "float32", "error": "MemoryError: too large"})
-    plans = [
-        (lines(*CASES[:2]), {"status": -11, "err": ["Segmentation fault"]}),
-        (lines(), {"status": -11, "err": ["Segmentation fault"]}),
-        ([*lines(CASES[3]), failed], {"status": 1}),
-        (lines(*CASES[5:8], limit=None), {"status": -9, "cut": True}),
-    ]
-    asked = []
-
-    def run(command, seconds, heard):
-        asked.append(command[3:])
-        out, end = plans.pop(0)
-        clock[0] += 1000 * ("cut" in end)
-        return said(heard, out, **end)
-
-    clock = [0.0]
-    monkeypatch.setattr(gpu_stages.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(gpu_stages, "run", run)
-    gpu_stages.table(report, 100, saved)
-    rows = {row["case"]: row for row in report["rows"]}
-    assert tuple(rows) == CASES
-    errors = {name: row["error"] for name, row in rows.items() if "error" in row}
+def test_a_row_that_fails_loses_only_itself(record, stub):
+    stub(**{CORE[2]: "die", CORE[4]: {"error": "MemoryError: too large"}, CORE[9]: "hang"})
+    assert gpu_stages._measure(record, CORE, time.monotonic() + 5, "float32", ["torch"]) == "out of time"
+    errors = {name: row["error"] for name, row in rows_of(record).items() if "error" in row}
     assert errors == {
-        CASES[2]: "Segmentation fault",
-        CASES[4]: "MemoryError: too large",
-        CASES[8]: "cut after 100 s",
+        CORE[2]: "killed by SIGSEGV",
+        CORE[4]: "MemoryError: too large",
         **dict.fromkeys(CASES[9:], "not reached"),
     }
-    assert [names[0] for names in asked] == [CASES[0], CASES[2], CASES[3], CASES[5]]
-    assert report["copy_gbs"] == 2000
-    assert rows[CASES[5]]["limit"] == 0.93  # the table's own
-    assert (rows[CASES[2]]["median_ms"], rows[CASES[2]]["peers"]["torch"]) == (None, None)
-    assert report["host_us"] == {c: None if c in errors else 20.5 for c in CASES}
-    assert saved.call_count > 7
+    row = rows_of(record)[CORE[5]]
+    assert (row["median_ms"], row["limit"], row["peers"]["torch"], row["peers"]["cupy"]) == (0.5, 0.93, 4.0, None)
+    assert held(record)["copy_gbs"] == 3000 and "copy_gbs" not in row
+    assert held(record)["host_us"] == {c: None if c in errors else 5.5 for c in CASES}
 
 
-def test_other_dtypes_have_no_limit_and_are_left_out_where_time_is(report, saved, monkeypatch):
-    def run(command, seconds, heard):
-        dtype, *names = command[2:]
-        if dtype == "float16":
-            return ended(status=-9, cut=True)
-        return said(heard, lines(*names, dtype=dtype))
+def test_slow_peers_add_to_a_row_and_never_take_from_it(record, stub):
+    gpu_stages.core(record, CORE, soon(), SETTING)
+    before = rows_of(record)
+    stub(**{CORE[1]: {"error": "no triton"}, CORE[3]: "die"})
+    assert gpu_stages.late(record, CORE, soon(), SETTING) is None
+    for name, row in rows_of(record).items():
+        same = {key: row[key] for key in ("median_ms", "share_of_copy", "limit") if key in row}
+        assert same.items() <= before[name].items()
+        if name in (CORE[1], CORE[3]):
+            why = "no triton" if name == CORE[1] else "killed by SIGSEGV"
+            assert row["skipped"] == {"torch_compile": why, "cupy": why} and row["peers"]["torch"] == 4.0
+        elif name in CORE:
+            assert row["peers"] == {"torch": 4.0, "torch_compile": 4.0, "cupy": 4.0, "usual": None}
 
-    monkeypatch.setattr(gpu_stages, "run", run)
-    report["rows"] = [gpu_report.row_of({"case": "reduce/2^20x64"})]
-    gpu_stages.dtypes(report, 100, saved)
-    found = [(row["case"], row["dtype"], row["limit"], row["peer_limit"]) for row in report["rows"][1:]]
-    names = gpu_stages.IN_OTHER_DTYPES
-    assert found == [(name, dtype, None, None) for dtype in ("bfloat16", "float64") for name in names]
-    assert set(names) <= set(CASES)
+
+def test_only_the_peers_that_were_asked_for(record, stub):
+    gpu_stages.core(record, CORE[:1], soon(), gpu_stages.Setting(peers=("cupy",)))
+    gpu_stages.rows(record, CASES[10:11], soon(), gpu_stages.Setting(peers=("torch", "torch_compile")))
+    core, other = rows_of(record)[CORE[0]]["peers"], rows_of(record)[CASES[10]]["peers"]
+    assert {name for name, value in core.items() if value} <= {"none"}
+    assert {name for name, value in other.items() if value} == {"torch"}
 
 
-def test_the_measuring_process_says_a_row_a_line_and_leaves_after_an_error(monkeypatch, capsys):
+def test_other_dtypes_have_no_limit_and_are_left_out_where_time_is(record, stub):
+    (names,) = (stage.names for stage in gpu_stages.stages() if stage.name == "dtypes")
+    assert gpu_stages.dtypes(record, names[:3], soon(), SETTING) is None
+    assert list(rows_of(record, "bfloat16")) == list(gpu_stages.IN_OTHER_DTYPES)
+    assert list(rows_of(record, "float16")) == [gpu_stages.IN_OTHER_DTYPES[0]]
+    assert rows_of(record, "float64") == {} and set(gpu_stages.IN_OTHER_DTYPES) <= set(CASES)
+    assert all(row["limit"] is row["peer_limit"] is None for row in rows_of(record, "bfloat16").values())
+    assert all(row["error"] == "not reached" for row in rows_of(record).values())
+
+
+def test_a_measured_row_has_the_roof(monkeypatch):
     def measure(names, device, peers, dtype):
-        assert (device, peers) == ("cuda", gpu_report.PEERS)
-        if names == ["bad"]:
-            raise RuntimeError("CUDA_ERROR\nmore")
-        return [{"case": names[0], "dtype": dtype}]
+        return [{"case": names[0], "dtype": dtype, "device": device, "peers": dict.fromkeys(peers, 2.0)}]
 
+    gpu_rows.copy_gbs.cache_clear()
     monkeypatch.setattr(gpu_rows.harness, "copy_gbs", lambda device, nbytes: 5.0)
     monkeypatch.setattr(gpu_rows.run, "measure", measure)
-    assert gpu_rows.main("float16", "good", "bad", "never") == 1
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        {"copy_gbs": 5.0},
-        {"case": "good", "dtype": "float16"},
-        {"case": "bad", "dtype": "float16", "error": "RuntimeError: CUDA_ERROR"},
-    ]
-    assert gpu_rows.main("float16", "good") == 0
+    found = gpu_rows.measured("momentum/8", "float16", ("torch",))
+    assert found == {"case": "momentum/8", "dtype": "float16", "device": "cuda", "peers": {"torch": 2.0}, "copy_gbs": 5}
+    gpu_rows.copy_gbs.cache_clear()
 
 
-ANSWERS = {"device": np.array("cpu"), "a:0": np.arange(4, dtype=np.uint32), "b:0": np.zeros(3, np.uint16)}
+NAMES = list(bits_cases.CASES)[:40]
 
 
 @pytest.mark.parametrize(
-    "change, expected",
+    ("asked", "equal", "said"),
     [
-        ({}, {}),
-        ({"a:0": np.array([0, 1, 2, 9], np.uint32)}, {"a": "array 0: 1 of 4 elements"}),
-        ({"b:0": np.zeros(3, np.uint32)}, {"b": "array 0 is not of the same kind"}),
-        ({"b:0": np.zeros((3, 1), np.uint16)}, {"b": "array 0 is not of the same kind"}),
-        ({"b:1": np.zeros(3, np.uint16)}, {"b": "array 1 is not of the same kind"}),
-        ({"b:error": np.array("KeyError()")}, {"b": "GPU: KeyError()"}),
-        ({"device": np.array("cpu")}, {"device": "both answers come from the same device"}),
+        ({}, True, "equal"),
+        ({"different": "array 0: 1 of 4 elements"}, False, "array 0: 1 of 4 elements"),
+        ({"error": "KeyError: 3"}, False, "KeyError: 3"),
+        ("hang", False, "cut after "),
+    ],
+    ids=("equal", "different", "raises", "hangs"),
+)
+def test_bits_are_put_together_case_by_case(asked, equal, said, record, stub, monkeypatch):
+    monkeypatch.setattr(gpu_stages.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(gpu_stages, "each", lambda *args, **how: each(*args, **how, limit=1.0))
+    record.put("bits", dict.fromkeys(NAMES))
+    stub(**({NAMES[7]: asked} if asked else {}))
+    assert gpu_stages.bits(record, NAMES, soon(), SETTING) is None
+    found = held(record)
+    assert found["bits_equal"] is equal
+    assert found["bits"].pop(NAMES[7]).startswith(said)
+    assert set(found["bits"].values()) == {"equal"}
+
+
+each = gpu_stages.each
+
+
+def test_bits_that_are_not_all_reached_are_not_equal(record, stub):
+    stub(pause=0.3)
+    assert gpu_stages.bits(record, NAMES, time.monotonic() + 1.5, SETTING) == "out of time"
+    found = held(record)["bits"]
+    assert 0 < sum(said == "equal" for said in found.values()) < len(NAMES)
+    assert held(record)["bits_equal"] is None
+
+
+A, B = np.arange(4, dtype=np.uint32), np.zeros(3, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ([A, B], None),
+        ([np.array([0, 1, 2, 9], np.uint32), B], "array 0: 1 of 4 elements"),
+        ([A, np.zeros(3, np.uint32)], "array 1 is uint32 (3,), of uint16 (3,)"),
+        ([A, np.zeros((3, 1), np.uint16)], "array 1 is uint16 (3, 1), of uint16 (3,)"),
+        ([A], "1 arrays, of 2"),
+        ([A, B, B], "3 arrays, of 2"),
     ],
 )
-def test_differences(change, expected):
-    other = ANSWERS | {"device": np.array("cuda")} | change
-    assert gpu_stages.differences(dict(ANSWERS), other) == expected
+def test_differences(other, expected):
+    assert gpu_bits.difference([A, B], other) == expected
 
 
-@pytest.mark.parametrize("fault, equal", [(None, True), ("different", False), ("cut", None)])
-def test_parts_are_put_together(fault, equal, report, saved, monkeypatch):
-    def run(command, seconds, environment):
-        *_, path, _, part = command
-        device = environment["GDGPU_DEVICE"]
-        if fault == "cut" and part.startswith("1/") and device == "cuda":
-            return ended(status=-9, cut=True)
-        bad = fault == "different" and part.startswith("1/") and device == "cuda"
-        np.savez(path, device=device, **{f"case {part}:0": np.array([1 if bad else 0])})
-        return ended()
-
-    monkeypatch.setattr(gpu_stages.os, "cpu_count", lambda: 6)
-    monkeypatch.setattr(gpu_stages, "run", run)
-    gpu_stages.bits(report, 60, saved)
-    assert report["bits_equal"] is equal
-    assert list(report["bits_different"]) == (["case 1/3"] if fault == "different" else [])
-    assert report.get("bits_note") == ("cuda: cut after 60 s" if fault == "cut" else None)
+@pytest.mark.parametrize("made", ("here", "before"))
+def test_bits_in_the_simulator(made, tmp_path, python):
+    """Two cases as they are, and one whose answer was changed by a bit."""
+    names = ["reduce/float32/33x3/plain", "update/gradient_descent/float32/float32"]
+    answers = "-"
+    if made == "before":
+        answers = tmp_path / "cpu.npz"
+        arrays = {f"{name}:{k}": a for name in names for k, a in enumerate(bits_cases.answers(name))}
+        arrays[f"{names[0]}:0"] = arrays[f"{names[0]}:0"] ^ (np.arange(3) == 1)
+        np.savez(answers, device="cpu", **arrays)
+        names.append("reduce/float32/1x3/plain")  # which has no answer
+    out = python(gpu_bits.__file__, answers, *reversed(names), NUMBA_ENABLE_CUDASIM="1", status=int(made == "before"))
+    found = {line["case"]: line for line in map(json.loads, out.splitlines())}
+    if made == "here":
+        assert {name: found[name]["different"] for name in names} == dict.fromkeys(names)
+    else:
+        assert "has no answer to this case" in found[names[2]]["error"] and len(found) == 1
+        out = python(gpu_bits.__file__, answers, *names[:2], NUMBA_ENABLE_CUDASIM="1")
+        said = [json.loads(line)["different"] for line in out.splitlines()]
+        assert said == ["array 0: 1 of 3 elements", None]
 
 
 CLEAN = {
-    "memcheck": "========= ERROR SUMMARY: 0 errors",
-    "racecheck": "========= RACECHECK SUMMARY: 0 hazards displayed",
+    "memcheck": ["========= ERROR SUMMARY: 0 errors", 0],
+    "racecheck": ["RACECHECK SUMMARY: 0 hazards displayed", 0],
 }
 
 
 @pytest.mark.parametrize(
-    "says, status, findings, note",
+    ("says", "findings", "note"),
     [
-        ({}, 0, 0, None),
-        ({"memcheck": "========= ERROR SUMMARY: 3 errors"}, 1, 3, None),
-        ({"racecheck": "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)"}, 0, 1, None),
-        ({"memcheck": "========= Error: Device not supported"}, 1, None, "memcheck: ========= Error: Device not"),
-        ({"memcheck": "ImportError: x"}, 1, None, "memcheck: ImportError: x"),
+        ({}, 0, None),
+        ({"memcheck": ["========= Invalid read", "========= ERROR SUMMARY: 3 errors", 1]}, 3, None),
+        ({"racecheck": ["RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)", 0]}, 1, None),
+        ({"memcheck": ["========= Error: Device not supported", 1]}, None, "Error: Device not supported"),
+        ({"memcheck": ["fused/momentum", "hang"]}, None, "cut after 2 s, behind fused/momentum"),
     ],
+    ids=("clean", "errors", "a hazard", "no device", "hangs"),
 )
-def test_findings(says, status, findings, note, report, saved, monkeypatch):
-    def run(command, seconds):
-        kind = command[2]
-        return ended([(CLEAN | says)[kind]], status=status if kind in says else 0)
-
-    monkeypatch.setattr(gpu_stages, "run", run)
+def test_findings(says, findings, note, record, stub, monkeypatch):
     monkeypatch.setattr(gpu_stages.shutil, "which", lambda name, path: name)
-    gpu_stages.sanitizer(report, 60, saved)
-    assert report["sanitizer_findings"] == findings
-    assert (note or "") in report.get("sanitizer_note", "") and ("sanitizer_note" in report) == bool(note)
-    assert bool(findings) == ("sanitizer_report" in report)
+    run = gpu_stages.run
+
+    def tool(command, *rest):
+        return run([sys.executable, gpu_stub.__file__, command[2]], *rest)
+
+    monkeypatch.setattr(gpu_stages, "run", tool)
+    stub(**(CLEAN | says))
+    said = gpu_stages.proof(record, list(gpu_stages.SANITIZERS), time.monotonic() + (2 if note else SOON), SETTING)
+    found = held(record)
+    assert found["sanitizer_findings"] == findings
+    assert (note or "") in (said or "") and bool(said) == bool(note)
+    assert found["sanitizer"]["racecheck" if "memcheck" in says else "memcheck"]["findings"] == 0
+    if findings == 3:
+        assert found["sanitizer"]["memcheck"]["report"][0] == "========= Invalid read"
 
 
-def test_without_the_tool(report, saved, monkeypatch):
+def test_without_the_tool(record, monkeypatch):
     monkeypatch.setattr(gpu_stages.shutil, "which", lambda name, path: None)
-    gpu_stages.sanitizer(report, 60, saved)
-    assert report["sanitizer_findings"] is None and "PATH" in report["sanitizer_note"]
+    gpu_stages.proof(record, list(gpu_stages.SANITIZERS), soon(), SETTING)
+    assert held(record)["sanitizer_findings"] is None
+    assert any("compute-sanitizer is not on the PATH" in line for line in gpu_report.faults(held(record)))
 
 
 def test_short_run_covers_every_family_and_every_pattern_means_something():
-    from bits_cases import CASES
-
-    names = gpu_short_run.chosen(list(CASES))
-    assert {name.split("/")[0] for name in names} == {name.split("/")[0] for name in CASES}
+    names = gpu_short_run.chosen(list(bits_cases.CASES))
+    assert {name.split("/")[0] for name in names} == {name.split("/")[0] for name in bits_cases.CASES}
     for pattern in gpu_short_run.PATTERNS:
-        assert any(PurePosixPath(name).match(pattern) for name in CASES), pattern
-    assert len(names) < len(CASES) / 4
+        assert any(PurePosixPath(name).match(pattern) for name in bits_cases.CASES), pattern
+    assert len(names) < len(bits_cases.CASES) / 4
 
 
-def test_outcome_of_the_tests(tmp_path, report, saved, monkeypatch):
+def test_outcome_of_the_tests(tmp_path, record, monkeypatch):
+    """Real tests: every outcome, a name with spaces, and one at which the time is over."""
     file = tmp_path / "test_it.py"
     file.write_text(
-        "import pytest\n"
-        "def test_good(): pass\n"
+        "import pytest, time\n"
+        "@pytest.mark.parametrize('x', ['a b, c - d', 'e'])\ndef test_good(x): pass\n"
         "def test_bad(): assert 1 == 2, 'wrong'\n"
         "@pytest.fixture\ndef broken(): raise KeyError('k')\n"
         "def test_broken(broken): pass\n"
         "@pytest.mark.skip(reason='no second GPU')\ndef test_skipped(): pass\n"
     )
-    monkeypatch.setattr(gpu_stages, "GPU_TESTS", file)
-    gpu_stages.tests(report, 60, saved)
-    found = report["tests"]
-    assert (found["passed"], found["failed"], found["skipped"]) == (1, 2, ["test_skipped: no second GPU"])
-    assert found["failures"][0].startswith("test_bad: AssertionError: wrong")
-    assert "KeyError" in found["failures"][1]
+    shown = os.path.relpath(file, gpu_stages.ROOT)
+    monkeypatch.setattr(gpu_stages, "GPU_TESTS", shown)
+    monkeypatch.setattr(gpu_stages, "OUTCOME", gpu_stages.outcomes(shown))
+    monkeypatch.setattr(gpu_stages, "REASON", gpu_stages.reasons(shown))
+    assert gpu_stages.tests(record, soon()) is None
+    found = held(record)["tests"]
+    assert (found["passed"], found["failed"]) == (2, 2) and "note" not in found
+    (skipped,) = found["skipped"]
+    assert "test_skipped" in skipped and "no second GPU" in skipped
+    assert found["failures"][0].startswith("test_bad: ") and "wrong" in found["failures"][0]
+    assert found["failures"][1].startswith("test_broken: ") and "KeyError" in found["failures"][1]
+    file.write_text(file.read_text() + "def test_slow(): time.sleep(60)\n")
+    assert gpu_stages.tests(record, time.monotonic() + 6) == "tests: cut after 6 s"
+    found = held(record)["tests"]
+    assert (found["passed"], found["failed"], found["note"]) == (2, 2, "cut after 6 s")
+
+
+def test_killed_at_twenty_moments_it_holds_all_that_was_finished(tmp_path, stub, monkeypatch):
+    """The check in a process of its own says after every result how many it has put away; then it is killed."""
+    monkeypatch.setattr(gpu_stages.os, "cpu_count", lambda: 4)
+    stub(pause=0.002)
+    rng, lost, counts = random.Random(0), [], set()
+    for k in range(20):
+        record = gpu_report.Record(gpu_report.empty("Some GPU 9000", "2030-01-02", {}), tmp_path / str(k))
+        said, says = os.pipe()
+        if (child := os.fork()) == 0:
+            check_and_tell(record, says)
+        os.close(says)
+        time.sleep(rng.uniform(0.05, 0.9))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with os.fdopen(said) as pipe:
+            number = max(map(int, pipe.read().split()), default=0)
+        counts.add(number)
+        if (tmp_path / str(k)).exists():
+            lost.append(number - finished(held(record)))
+    assert max(lost) <= 0 and len(lost) > 15, lost
+    assert len(counts) > 5 and max(counts) > 10  # it was killed at work
+
+
+def check_and_tell(record, pipe):
+    """Never returns."""
+    os.setpgid(0, 0)
+    save = gpu_report.Record.save
+
+    def saved(self):
+        save(self)
+        os.write(pipe, f"{finished(self.report)}\n".encode())
+
+    gpu_report.Record.save = saved
+    stages = [stage for stage in gpu_stages.stages() if stage.name in ("core", "bits", "rows")]
+    try:
+        record.change(gpu_stages.begin)
+        gpu_check.check(record, stages, soon(), SETTING, gpu_check.Console(quiet=True))
+    finally:
+        os._exit(0)
+
+
+def finished(report):
+    rows = sum("error" not in row for row in report["rows"] or [])
+    return rows + sum(said == "equal" for said in (report.get("bits") or {}).values())

@@ -1,0 +1,172 @@
+"""The first half minute on a GPU: python profiling/gpu_smoke.py [CHECK …]
+
+A JSON line a check as soon as it is known: what the machine has, whether a kernel compiles there, runs and has the
+CPU's bits, what only hardware shows, the host's microseconds, the memory's speed. It leaves behind a check that fails,
+since that may have cost the GPU: name those that are left to go on.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import gpu_hazards
+import numpy as np
+from gpu_process import serve
+
+ROWS, COLUMNS = 33_000, 3  # three levels of the tree
+SIZE = 70_001
+PACKAGES = ("cuda-bindings", "cuda-core", "cuda-pathfinder", "ml-dtypes", "setuptools")  # besides a report's
+
+
+class NoGpuError(RuntimeError):
+    """There is nothing to check here."""
+
+
+def machine() -> dict:
+    """What the driver says of the device; versions of everything."""
+    from gdgpu import devices
+
+    if reason := "NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU" if devices.simulated() else devices.why_no_cuda():
+        raise NoGpuError(reason)
+    import cupy
+    import harness
+
+    runtime = cupy.cuda.runtime
+    has = runtime.getDeviceProperties(runtime.getDevice())
+    properties = {
+        "compute_capability": f"{has['major']}.{has['minor']}",
+        "multiprocessors": has["multiProcessorCount"],
+        "memory_gib": round(has["totalGlobalMem"] / 2**30, 1),
+        "l2_mib": round(has["l2CacheSize"] / 2**20, 1),
+        "driver": runtime.driverGetVersion(),
+        "runtime": runtime.runtimeGetVersion(),
+        "devices": runtime.getDeviceCount(),
+        "cpus": os.cpu_count(),
+    }
+    return {"device": has["name"].decode(), "properties": properties, "versions": harness.versions(PACKAGES)}
+
+
+def compiles_here() -> str:
+    """With this machine's toolchain, past every cache."""
+    from gdgpu.kernels import catalogue
+
+    kernel = next(row.kernel for row in catalogue.ROWS if row.label == "momentum.float32")
+    code, said = kernel.link(_capability())
+    return f"{len(code)} bytes, {next(line.strip() for line in said.splitlines() if 'Used' in line)}"
+
+
+def step_has_the_bits() -> None:
+    """Two steps of a tensor whose tail is no whole vector."""
+    import cupy
+
+    import gdgpu
+
+    w, g = np.random.default_rng(0).standard_normal((2, SIZE), np.float32)
+    ours, host = cupy.asarray(w), w.copy()
+    for array, gradient in ((ours, cupy.asarray(g)), (host, g)):
+        optimizer = gdgpu.Momentum(array, lr=0.1)
+        optimizer.step(gradient)
+        optimizer.step(gradient)
+    _same(ours.get(), host)
+
+
+def reduction_has_the_bits() -> None:
+    """A sum through three levels of the tree."""
+    import cupy
+
+    import gdgpu
+
+    G = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
+    _same(gdgpu.reduce_samples(cupy.asarray(G)).get(), gdgpu.reduce_samples(G))
+
+
+def host_microseconds() -> dict:
+    """The median time until a call returns."""
+    import cupy
+    import harness
+
+    import gdgpu
+
+    clock, found = harness.clock("cuda"), {}
+
+    def timed(name, call):
+        clock.warm([call])
+        found[name] = round(clock.host_seconds([call]) * 1e6, 2)
+
+    for make in (gdgpu.Momentum, gdgpu.Adam):
+        for count in (1, 1000):
+            w, g = ([cupy.full(256, value, np.float32) for _ in range(count)] for value in (0, 1))
+            timed(f"{make.__name__} x {count}", make(w, lr=1e-3).bind(g))
+    A, out = cupy.ones((65536, 784), np.float32), cupy.empty(784, np.float32)
+    timed("reduce_samples", lambda: gdgpu.reduce_samples(A, reduction="sum", out=out))
+    timed("sample_norms", lambda: gdgpu.sample_norms(A))
+    timed("sample_statistics", lambda: gdgpu.sample_statistics(A))
+    timed("the current stream", lambda: cupy.cuda.get_current_stream().ptr)
+    timed("with device", lambda: A.device.__enter__().__exit__(None, None, None))
+    return found
+
+
+READ = """
+extern "C" __global__ void read(const float4* x, long long n, float* out) {
+    float4 s = {0, 0, 0, 0};
+    long long threads = (long long)gridDim.x * blockDim.x;
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += threads) {
+        float4 v = x[i];
+        s.x += v.x; s.y += v.y; s.z += v.z; s.w += v.w;
+    }
+    if (s.x + s.y + s.z + s.w == -1.f) out[0] = 1;
+}
+"""
+
+
+def memory_gbs() -> dict:
+    """GB/s of a copy, and of only reading, which is the roof of a reduction."""
+    import cupy
+    import harness
+
+    clock, nbytes = harness.clock("cuda"), 1 << 30
+    source, out = cupy.ones(nbytes // 4, np.float32), cupy.zeros(1, np.float32)
+    kernel = cupy.RawKernel(READ, "read")
+    blocks = 8 * cupy.cuda.runtime.getDeviceProperties(source.device.id)["multiProcessorCount"]
+    calls = {
+        "copy": [clock.copy(nbytes)],
+        "read": [lambda: kernel((blocks,), (256,), (source, np.int64(nbytes // 16), out))],
+    }
+    for each in calls.values():
+        clock.warm(each)
+    turns = harness.interleave(clock, calls)
+    return {name: round(nbytes / float(np.median(np.concatenate(taken))) / 1e9, 1) for name, taken in turns.items()}
+
+
+CHECKS: dict[str, Callable] = {
+    function.__name__: function for function in (machine, compiles_here, step_has_the_bits, reduction_has_the_bits)
+}
+CHECKS |= gpu_hazards.HAZARDS
+CHECKS |= {function.__name__: function for function in (host_microseconds, memory_gbs)}
+NEEDED = ("machine", "step_has_the_bits", "reduction_has_the_bits")  # without these nothing else is worth starting
+
+
+def answer(name: str) -> dict:
+    """What a check found, for the report."""
+    start = time.monotonic()
+    try:
+        return {"said": CHECKS[name](), "seconds": round(time.monotonic() - start, 2)}
+    except NoGpuError as error:
+        return {"error": str(error), "no_gpu": True}
+
+
+def _capability() -> tuple[int, int]:
+    from gdgpu.kernels import driver
+
+    return driver.driver().capability()
+
+
+def _same(actual, expected) -> None:
+    different = np.count_nonzero(actual.view(np.int32) != expected.view(np.int32))
+    if different:
+        raise AssertionError(f"{different} of {expected.size} elements have other bits than the CPU's")
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:] or CHECKS, answer))

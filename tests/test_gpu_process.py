@@ -1,0 +1,139 @@
+"""Processes with time limits: what they say is heard as it comes, and what one of them loses is its own."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+
+import gpu_process
+import gpu_stub
+
+
+def script(text, *arguments):
+    return [sys.executable, "-c", text, *arguments]
+
+
+def is_gone(pid):
+    """True for a process that has ended, also if nobody has waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_lines_are_heard_as_they_come():
+    heard = []
+    done = gpu_process.run(script("print('a'); print('b', end=''); 1/0"), 30, heard=heard.append)
+    assert (heard, done.out, done.status, done.cut) == (["a", "b"], ["a", "b"], 1, None)
+    assert done.why == "ZeroDivisionError: division by zero"
+
+
+def test_time_limit_ends_a_process_and_what_it_started():
+    child = "import subprocess as s; p = s.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    start = time.monotonic()
+    done = gpu_process.run(script(child), 1)
+    assert done.cut is not None and done.why == "cut after 1 s" and time.monotonic() - start < 10
+    assert any(is_gone(done.out[0]) or time.sleep(0.1) for _ in range(100))
+
+
+@pytest.mark.parametrize("end", ("time.sleep(60)", "os.close(1); time.sleep(60)"), ids=("open", "closed"))
+def test_a_process_that_falls_silent_is_ended(end):
+    text = f"import os, sys, time\nfor k in range(4): print(k, flush=True); time.sleep(0.2)\n{end}"
+    start = time.monotonic()
+    done = gpu_process.run(script(text), 3, quiet=0.6)
+    assert done.out == ["0", "1", "2", "3"]
+    assert done.cut == pytest.approx(0.6 if end.startswith("time") else 3, abs=0.1)
+    assert time.monotonic() - start < 10
+
+
+def test_all_processes_can_be_ended():
+    text = "import time; print('here', flush=True); time.sleep(60)"
+    done = gpu_process.run(script(text), 50, heard=lambda line: gpu_process.end_all())
+    assert (done.out, done.status, done.cut) == (["here"], -9, None)
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """ask(names, seconds, **asked): (why it ended, {name: what was heard}, how many processes it took)."""
+    monkeypatch.setattr(gpu_process, "START", 4.0)
+
+    def run(names, seconds=60, **asked):
+        path = tmp_path / "asked.json"
+        path.write_text(json.dumps(asked))
+        heard, started = {}, []
+
+        def command(left):
+            started.append(list(left))
+            return [sys.executable, gpu_stub.__file__, "gpu_bits.py", "-", *left]
+
+        end = time.monotonic() + seconds
+        why = gpu_process.each(command, names, end, heard.__setitem__, {"GDGPU_STUB": str(path)}, limit=1.0)
+        return why, heard, len(started)
+
+    return run
+
+
+NAMES = ["a", "b", "c", "d"]
+GOOD = {"different": None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ("hang", "cut after 1 s"),
+        ("die", "killed by SIGSEGV"),
+        ({"error": "ValueError: no"}, "ValueError: no"),
+    ],
+    ids=("hangs", "dies", "raises"),
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_case_that_fails_loses_only_itself(name, asked, error, ask):
+    why, heard, processes = ask(NAMES, **{name: asked})
+    assert why is None and list(heard) == NAMES
+    first_takes_longer = asked == "hang" and name == "a"
+    assert heard.pop(name)["error"] == ("cut after 4 s" if first_takes_longer else error)
+    assert all(found == {"case": other} | GOOD for other, found in heard.items())
+    assert processes == (1 if name == "d" else 2)
+
+
+def test_lines_that_are_no_answers_are_passed_over(ask):
+    why, heard, processes = ask(NAMES, b="chatter")
+    assert (why, list(heard), processes) == (None, NAMES, 1)
+
+
+def test_the_same_error_twice_ends_it(ask):
+    why, heard, _ = ask(NAMES, a={"error": "no memory"}, b={"error": "no memory"})
+    assert why == "twice: no memory" and list(heard) == ["a", "b"]
+    why, heard, _ = ask(NAMES, a={"error": "no memory"}, b={"error": "other"})
+    assert why is None and list(heard) == NAMES
+
+
+def test_a_process_that_leaves_without_an_answer_is_not_asked_for_ever(ask):
+    why, heard, processes = ask(NAMES, b="leave")
+    assert why == "b: no answer" and list(heard) == ["a"] and processes == 1
+
+
+def test_no_more_than_its_time(ask):
+    start = time.monotonic()
+    why, heard, _ = ask([f"n{k}" for k in range(100)], seconds=1.2, pause=0.2)
+    assert why == "out of time" and 0 < len(heard) < 6
+    assert time.monotonic() - start < 5
+    assert not any("error" in found for found in heard.values())
+
+
+def test_the_other_side_leaves_behind_an_error(capsys):
+    def answer(name):
+        if name == "b":
+            raise RuntimeError("CUDA_ERROR\nmore")
+        return {"value": name}
+
+    assert gpu_process.serve(NAMES, answer) == 1
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"case": "a", "value": "a"},
+        {"case": "b", "error": "RuntimeError: CUDA_ERROR"},
+    ]
+    assert gpu_process.serve(["a"], answer) == 0
