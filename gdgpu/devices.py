@@ -43,10 +43,13 @@ def why_no_cuda():
     import cupy
 
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "no CUDA device was found"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"no CUDA device: {error}"
-    return None if count else "no CUDA device was found"
+    from .kernels import toolchain  # last: where there is no GPU, nobody waits for numba.cuda
+
+    return toolchain.why_not()
 
 
 def resolve(device=None):

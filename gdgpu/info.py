@@ -1,10 +1,11 @@
 """What gdgpu runs on: versions, processors, and why the GPU is not used if it is not."""
 
 import platform
-from importlib import metadata
 
 from . import __version__
 from .devices import simulated, why_no_cuda
+from .kernels import toolchain
+from .machine_code_tools import MissingToolError, tool_version
 
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 
@@ -20,6 +21,7 @@ def rows():
         ("numba-cuda", _version("numba-cuda")),
         ("CuPy", _version(*_CUPY)),
         *_cuda_versions(),
+        *_compilers(),
         ("CPU", f"{_cpu()}, {_threads()} threads"),
         *(_gpus() if not (reason or simulated()) else [("GPU", _absent(reason))]),
     ]
@@ -40,12 +42,7 @@ def _absent(reason):
 
 
 def _version(*packages):
-    for package in packages:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
+    return toolchain.version(*packages) or "not installed"
 
 
 def _cuda_versions():
@@ -57,6 +54,16 @@ def _cuda_versions():
         return [("CUDA", f"none ({type(error).__name__})")]
     shown = [f"{number // 1000}.{number % 1000 // 10}" if number else "none" for number in found]
     return [("CUDA runtime", shown[0]), ("CUDA driver", shown[1])]
+
+
+def _compilers():
+    """Those of CUDA kernels, which need no GPU, and what is broken about them."""
+    yield from ((name, found or "not found") for name, found in toolchain.versions().items())
+    try:
+        yield "nvdisasm", tool_version("nvdisasm")
+    except (OSError, MissingToolError) as error:
+        yield "nvdisasm", f"none ({error})"
+    yield "CUDA kernels", "simulated" if simulated() else toolchain.why_not() or "can be compiled"
 
 
 def _cpu():

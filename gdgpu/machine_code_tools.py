@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .kernels import toolchain
+
 PACKAGES = {"nvdisasm": "nvidia-cuda-nvdisasm"}
 _EXECUTABLE = 4  # SHF_EXECINSTR of ELF
 
@@ -49,6 +51,12 @@ def tool(name):
     raise MissingToolError(f"{name} is not installed: pip install {PACKAGES[name]}")
 
 
+def tool_version(name):
+    """A program's version, like 13.5.37. Raises MissingToolError."""
+    said = subprocess.run([tool(name), "--version"], capture_output=True, text=True).stdout
+    return (re.findall(r"\bV(\d[\d.]*)", said) or ["of unknown version"])[0]
+
+
 def assembled(cubin, said):
     """What ptxas -v said of a kernel, in numbers."""
     return Assembled(
@@ -71,7 +79,10 @@ def disassemble(cubin):
 def _run(name, *arguments):
     done = subprocess.run([tool(name), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[0]}")
+        (said, *_) = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        linker = toolchain.versions()["nvJitLink"] or "of nvJitLink's version"
+        needed = f"needed: {name} {linker} or newer, pip install -U {PACKAGES[name]}"
+        raise RuntimeError(f"{name} {tool_version(name)} cannot read the machine code ({said}); {needed}")
     return done.stderr + done.stdout
 
 

@@ -82,6 +82,7 @@ def _package():
 
         if Version(found) < Version(NUMBA_CUDA):
             return f"numba-cuda {found} is too old; needed: numba-cuda {NUMBA_CUDA} or newer, {_install()}"
+        import_module("numba_cuda")  # without it numba has a numba.cuda of its own
         from . import target  # noqa: F401
     except Exception as error:
         beside = f"numba {version('numba')} and NumPy {version('numpy')}"
@@ -116,7 +117,8 @@ def _failing(target):
         said = _first(error)
         if "OUTDATED_LIBRARY" in said:
             needed = f"{nvvm_found} or newer" if nvvm_found[0].isdigit() else "one of NVVM's version or newer"
-            return f"nvJitLink {nvjitlink_found} is older than NVVM {nvvm_found} ({said}); needed: nvJitLink {needed}"
+            older = f"nvJitLink {nvjitlink_found} is older than NVVM {nvvm_found}"
+            return f"{older} ({said}); needed: nvJitLink {needed}, pip install -U nvidia-nvjitlink{_suffix()}"
         what = f"nvJitLink {nvjitlink_found} links nothing that NVVM {nvvm_found} makes"
         return f"{what} ({said}); needed: both of one CUDA toolkit, {_install()}"
     return None
@@ -168,8 +170,13 @@ def _major():
     return (version("cuda-bindings") or "13").partition(".")[0]
 
 
+def _suffix():
+    """Of the wheels' names, which those of CUDA 13 and later have not."""
+    return "-cu12" if _major() == "12" else ""
+
+
 def _install():
-    return f"pip install gdgpu[cuda{_major()}]"
+    return f"pip install -U gdgpu[cuda{_major()}]"
 
 
 def _first(error):

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from concurrent.futures import as_completed
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from gdgpu import devices, machine_code
+from gdgpu.kernels import toolchain
 from gdgpu.kernels.catalogue import ROWS
 
 TEXT = {"kernel": "kernel", "dtype": "dtype", "arch": "arch"}  # heading of a column: key of the row
@@ -90,8 +90,8 @@ def main():
     args = arguments()
     if devices.simulated():
         fail("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
-    if not find_spec("numba_cuda"):
-        fail("numba-cuda is not installed: pip install gdgpu[cuda13]")
+    if broken := toolchain.why_not() or toolchain.why_no_code():
+        fail(broken)
     rows, architectures = chosen(args.kernel, args.arch or [])
     complete = True
     try:

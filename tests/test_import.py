@@ -39,7 +39,14 @@ def test_computing_on_the_cpu_loads_no_gpu_package(python):
     """NumPy arrays need neither a driver nor CuPy, whose import takes a second."""
     before = loaded(python, "pass")
     used = loaded(python, "import numpy, gdgpu\ngdgpu.reduce_samples(numpy.ones((3, 2)))")
-    assert not (used - before) & {"cupy", "matplotlib", "rich", "click", "torch"}
+    assert not (used - before) & {"cupy", "numba_cuda", "cuda", "matplotlib", "rich", "click", "torch"}
+
+
+def test_where_there_is_no_gpu_nobody_waits_for_the_compiler(python):
+    """The import of numba.cuda and a first compile take half a second."""
+    script = "import sys\nfrom gdgpu import devices\nprint(devices.resolve('auto').name, 'numba.cuda' in sys.modules)"
+    shown = python(script, CUDA_VISIBLE_DEVICES="", GDGPU_DEVICE=None, NUMBA_ENABLE_CUDASIM=None)
+    assert shown.split() == ["cpu", "False"]
 
 
 @pytest.mark.parametrize("missing", [("cupy",), ("numba_cuda",), ("cupy", "numba_cuda", "cuda", "nvidia")])
