@@ -14,8 +14,13 @@ import gpu_hazards
 import numpy as np
 from gpu_process import serve
 
+from gdgpu import devices
+
 ROWS, COLUMNS = 33_000, 3  # three levels of the tree
 SIZE = 70_001
+COUNTS = (1, 1000)  # of tensors in a step
+TALL = (65536, 784)
+GIB = 1 << 30
 PACKAGES = ("cuda-bindings", "cuda-core", "cuda-pathfinder", "ml-dtypes", "setuptools")  # besides a report's
 
 
@@ -25,8 +30,6 @@ class NoGpuError(RuntimeError):
 
 def machine() -> dict:
     """What the driver says of the device; versions of everything."""
-    from gdgpu import devices
-
     if reason := "NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU" if devices.simulated() else devices.why_no_cuda():
         raise NoGpuError(reason)
     import cupy
@@ -68,7 +71,7 @@ def step_has_the_bits() -> None:
         optimizer = gdgpu.Momentum(array, lr=0.1)
         optimizer.step(gradient)
         optimizer.step(gradient)
-    _same(ours.get(), host)
+    _same(devices.on_host(ours), host)
 
 
 def reduction_has_the_bits() -> None:
@@ -78,7 +81,7 @@ def reduction_has_the_bits() -> None:
     import gdgpu
 
     G = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    _same(gdgpu.reduce_samples(cupy.asarray(G)).get(), gdgpu.reduce_samples(G))
+    _same(devices.on_host(gdgpu.reduce_samples(cupy.asarray(G))), gdgpu.reduce_samples(G))
 
 
 def host_microseconds() -> dict:
@@ -95,10 +98,10 @@ def host_microseconds() -> dict:
         found[name] = round(clock.host_seconds([call]) * 1e6, 2)
 
     for make in (gdgpu.Momentum, gdgpu.Adam):
-        for count in (1, 1000):
+        for count in COUNTS:
             w, g = ([cupy.full(256, value, np.float32) for _ in range(count)] for value in (0, 1))
             timed(f"{make.__name__} x {count}", make(w, lr=1e-3).bind(g))
-    A, out = cupy.ones((65536, 784), np.float32), cupy.empty(784, np.float32)
+    A, out = cupy.ones(TALL, np.float32), cupy.empty(TALL[1], np.float32)
     timed("reduce_samples", lambda: gdgpu.reduce_samples(A, reduction="sum", out=out))
     timed("sample_norms", lambda: gdgpu.sample_norms(A))
     timed("sample_statistics", lambda: gdgpu.sample_statistics(A))
@@ -125,7 +128,7 @@ def memory_gbs() -> dict:
     import cupy
     import harness
 
-    clock, nbytes = harness.clock("cuda"), 1 << 30
+    clock, nbytes = harness.clock("cuda"), GIB
     source, out = cupy.ones(nbytes // 4, np.float32), cupy.zeros(1, np.float32)
     kernel = cupy.RawKernel(READ, "read")
     blocks = 8 * cupy.cuda.runtime.getDeviceProperties(source.device.id)["multiProcessorCount"]

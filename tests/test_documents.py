@@ -61,3 +61,35 @@ def test_every_public_name_has_a_docstring_and_loads():
 
 def test_version_is_the_one_in_pyproject():
     assert f'version = "{gdgpu.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+PROFILING = (ROOT / "profiling" / "README.md").read_text()
+
+
+@pytest.fixture
+def kernels():
+    """Names of kernels, as profilers show them."""
+    pytest.importorskip("numba_cuda", reason="needs numba-cuda: install gdgpu[test]")
+    from gdgpu.kernels.catalogue import ROWS
+
+    return {row.kernel.name for row in ROWS if row.name in ("momentum", "reduce", "reduce_update_momentum")} | {
+        row.kernel.name for row in ROWS if row.name == "advance_adam"
+    }
+
+
+def test_profiling_recipes_name_kernels_and_cases_as_they_are(kernels, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "profiling")
+    import cases
+    import run
+
+    named = re.findall(r"`((?:update|reduce|fused|advance)_\w+_float32)`", PROFILING)
+    patterns = re.findall(r"regex:(\w+)", PROFILING)
+    assert len(named) >= 3 and len(patterns) >= 2
+    for name in (*named, *patterns):
+        assert any(name in kernel for kernel in kernels), name
+    commands = re.findall(r"python profiling/run\.py ((?:[^\n#`]|\\\n)*)", PROFILING)
+    assert len(commands) > 5
+    for command in commands:
+        given = run._parser().parse_args(command.replace("\\\n", " ").split())
+        assert cases.select(given.case, given.sizes, given.device or "cpu")
+    assert "gdgpu.Bound.__call__" in PROFILING and gdgpu.launches.Bound.__call__.__qualname__ == "Bound.__call__"

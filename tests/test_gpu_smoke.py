@@ -1,0 +1,156 @@
+"""The smoke run's checks, executed: in the simulator, with as much of CuPy as they use on top of NumPy."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+
+import gpu_hazards
+import gpu_smoke
+
+CUPY = """
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+
+class Device:
+    id = 0
+    compute_capability = "90"
+    mem_info = (1 << 34, 1 << 34)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+class ndarray(np.ndarray):
+    device = Device()
+
+    @property
+    def data(self):
+        def copy(source, nbytes):
+            np.copyto(self, source.array)
+
+        return SimpleNamespace(array=self, copy_from_device_async=copy)
+
+
+class Event:
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+
+class RawKernel:
+    def __init__(self, text, name):
+        assert f"void {name}(" in text
+
+    def __call__(self, blocks, threads, arguments):
+        time.sleep(1e-4)
+
+
+def new(maker):
+    return lambda *how: maker(*how).view(ndarray)
+
+
+asarray, empty, zeros, ones, full = map(new, (np.array, np.empty, np.zeros, np.ones, np.full))
+
+
+def get_default_memory_pool():
+    return SimpleNamespace(free_all_blocks=lambda: None)
+
+
+HAS = {"name": b"Some GPU 9000", "major": 9, "minor": 0, "multiProcessorCount": 1}
+HAS |= {"totalGlobalMem": 2**30, "l2CacheSize": 2**20}
+runtime = SimpleNamespace(
+    getDevice=lambda: 0,
+    getDeviceProperties=lambda device: HAS,
+    driverGetVersion=lambda: 13000,
+    runtimeGetVersion=lambda: 13000,
+    getDeviceCount=lambda: 1,
+)
+cuda = SimpleNamespace(
+    Device=Device,
+    Event=Event,
+    runtime=runtime,
+    get_current_stream=lambda: SimpleNamespace(ptr=0, is_capturing=lambda: False),
+    get_elapsed_time=lambda start, end: 1e3 * (end.at - start.at),
+)
+"""
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{profiling!r}, {stub!r}]
+import gpu_smoke
+from gdgpu import devices
+devices.simulated, devices.why_no_cuda = (lambda: {simulated}), (lambda: None)
+gpu_smoke.ROWS, gpu_smoke.SIZE, gpu_smoke.COUNTS, gpu_smoke.TALL, gpu_smoke.GIB = 1100, 300, (1, 2), (40, 5), 1 << 20
+{change}
+sys.exit(gpu_smoke.serve({names!r}, gpu_smoke.answer))
+"""
+
+
+@pytest.fixture
+def smoke(tmp_path, python):
+    """smoke(names, change): what the checks say, in a process of their own."""
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text(CUPY)
+
+    def run(names, change="", simulated=True, status=0):
+        folder = str(Path(gpu_smoke.__file__).parent)
+        script = SCRIPT.format(
+            profiling=folder, stub=str(tmp_path), simulated=simulated, change=change, names=list(names)
+        )
+        out = python(script, NUMBA_ENABLE_CUDASIM="1", GDGPU_DEVICE="cuda", status=status)
+        return {found["case"]: found for found in map(json.loads, out.splitlines())}
+
+    return run
+
+
+def test_the_bits_of_a_step_and_of_a_sum(smoke):
+    names = ("step_has_the_bits", "reduction_has_the_bits")
+    assert all(found.get("said", 0) is None for found in smoke(names).values())
+
+
+@pytest.mark.parametrize("name", ("step_has_the_bits", "reduction_has_the_bits"))
+def test_other_bits_are_said(name, smoke):
+    change = "import numpy\ndevices.on_host = lambda array: numpy.nextafter(array, numpy.float32(9))"
+    assert "elements have other bits than the CPU's" in smoke([name], change, status=1)[name]["error"]
+
+
+def test_the_machine_and_its_speed(smoke):
+    names = ("machine", "host_microseconds", "memory_gbs")
+    found = smoke(names, simulated=False)
+    assert found["machine"]["said"]["device"] == "Some GPU 9000"
+    assert found["machine"]["said"]["properties"]["compute_capability"] == "9.0"
+    assert {"python", "numpy", "numba"} <= found["machine"]["said"]["versions"].keys()
+    assert {"Momentum x 2", "Adam x 1", "reduce_samples", "with device"} <= found["host_microseconds"]["said"].keys()
+    assert all(value > 0 for value in found["host_microseconds"]["said"].values())
+    assert found["memory_gbs"]["said"].keys() == {"copy", "read"}
+
+
+def test_a_simulator_is_no_gpu(smoke):
+    found = smoke(["machine", "memory_gbs"], status=1)
+    assert found == {
+        "machine": {
+            "case": "machine",
+            "error": "NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU",
+            "no_gpu": True,
+        }
+    }
+
+
+def test_every_check_says_what_it_is():
+    assert set(gpu_hazards.HAZARDS) < set(gpu_smoke.CHECKS) and set(gpu_smoke.NEEDED) < set(gpu_smoke.CHECKS)
+    assert next(iter(gpu_smoke.CHECKS)) == "machine" and all(check.__doc__ for check in gpu_smoke.CHECKS.values())
