@@ -227,7 +227,24 @@ def on_device_of(views):
 
 @contextmanager
 def _on_stream_of(torch, device):
-    import cupy
-
-    with device, cupy.cuda.ExternalStream(torch.cuda.current_stream(device.id).cuda_stream, device.id):
+    with device, _of_cupy(torch.cuda.current_stream(device.id)):
         yield
+
+
+class _Foreign:
+    """A stream of torch's, which has the protocol of __cuda_stream__ in later versions only."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __cuda_stream__(self):
+        return 0, self.stream.cuda_stream
+
+
+def _of_cupy(stream):
+    """torch's stream as one of CuPy's."""
+    from cupy import cuda
+
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Foreign(stream))
+    return cuda.ExternalStream(stream.cuda_stream)  # before CuPy 14
