@@ -9,6 +9,7 @@ from .checks import number
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
 from .kernels.sample_norms import SampleNorms
+from .kernels.threads import uninterrupted
 from .ranges import ranged
 
 
@@ -32,8 +33,10 @@ def sample_norms(G):
         norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
         out = xp.empty(count, norms.sums)
         matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
-        for run in norms.prepare(matrices, count, address_of(out)):
-            run()
+        runs = norms.prepare(matrices, count, address_of(out))
+        with uninterrupted():  # they share counters
+            for run in runs:
+                run()
     return out
 
 

@@ -214,20 +214,25 @@ class Bound:
     """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor."""
 
     def __init__(self, optimizer, lay_out):
-        self._optimizer, self._lay_out = optimizer, lay_out
-        self._prepare()
+        self._optimizer, self._lay_out, self._launches = optimizer, lay_out, None
+        with optimizer._in_order():
+            self._prepare()
 
     def _prepare(self):
-        with on_device_of(self._optimizer._views):
-            self._launches = Launches(self._optimizer)  # which own the memory that the runs work in
-            self._runs = self._lay_out(self._launches)
-        self._version = self._optimizer._version
+        launches = Launches(self._optimizer)  # which own the memory that the runs work in
+        self._runs = self._lay_out(launches)
+        if self._launches is not None:
+            self._optimizer._order.retire(self._launches)
+        self._launches, self._version = launches, self._optimizer._version
 
     @ranged
     def __call__(self):
         """Take the step, with what the arrays hold now."""
         optimizer = self._optimizer
-        if self._version != optimizer._version:
-            self._prepare()
         with on_device_of(optimizer._views):
+            recorded = optimizer._order.follow()
+            if self._version != optimizer._version:
+                self._prepare()
+            if recorded:
+                optimizer._record(self._lay_out, self._launches)
             optimizer._take(self._runs)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from .kernels import threads
-from .kernels.buffers import Buffer, address_of
+from .kernels.buffers import Buffer, Counters, address_of
 from .kernels.memory import itemsize
 from .kernels.norm_tree import WIDTH, Tree
 from .kernels.tree import BLOCK
@@ -19,8 +19,8 @@ class Norms:
         self.tree = Tree(sizes, joint)
         self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
         self.factor = xp.ones(1, sums)
-        self.nodes, self.counter = Buffer(xp, self.tree.nodes), xp.zeros(1, np.int32)
-        at = address_of(self.held), self.nodes.address, address_of(self.counter)
+        self.nodes, self.counters = Buffer(xp, self.tree.nodes), Counters(xp)
+        at = address_of(self.held), self.nodes.address, self.counters.get(1)
         self.job = Buffer(xp, self.tree.job(*at, len(self.tree.items)))
 
     def address(self, tensor):
@@ -35,7 +35,7 @@ class Norms:
         args = (table.address, items.address, self.job.address, around)
         if self.device == "cuda":
             run = module.norms.prepare(len(items), BLOCK, *args)
-            return [lambda held=(self, items): run()]
+            return [lambda held=(self, items): run(), *[self.counters.launched] * last]
         work = partial(threads.run, module.norms, args, len(items), nbytes, 2 * WIDTH * itemsize(self.sums))
         runs = [lambda held=(self, items): work()]
         return [*runs, partial(module.finish, self.job.address, around)] if last else runs

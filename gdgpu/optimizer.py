@@ -1,16 +1,18 @@
 """What every optimizer has: parameters updated in place, one fused launch a step for each combination of dtypes."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from . import interchange
 from .arrays import contiguous, disjoint, kernel_device, leaves, like, on_device_of, view, writable
 from .checks import flag, number, one_of
 from .clipping import checked_norm
-from .devices import capturing
 from .extras import Extras
 from .groups import Group, Tree
 from .hyper import Scalars
 from .kernels.memory import accumulator
+from .kernels.order import not_recorded, order
 from .kernels.rule import keeping
 from .kernels.rules import RULES
 from .kernels.threads import uninterrupted
@@ -19,6 +21,8 @@ from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
 from .state import restore
 from .storage import Storage
+
+_BIND = "bind this step before the capture, and let the graph capture calls of what bind returned"
 
 
 class Optimizer:
@@ -31,7 +35,9 @@ class Optimizer:
 
     lr: a float >= 0, or a function of the number of completed steps (from 0). Assignable, also each of `groups`'. On a
     GPU a float is written there at once, on the current stream, so that the replays of a CUDA graph see it. The replays
-    are not seen here: add their number to `steps`, unless steps are counted there too (rounding, found_inf).
+    are not seen here: add their number to `steps`, unless steps are counted there too (rounding, found_inf). What is
+    asked of one optimizer on several streams runs in the order of the calls, one after the other; where the replays are
+    launched, only their streams say.
 
     Keywords that all optimizers have. master=True: float16 or bfloat16 params get float32 copies, which the rule
     updates, and are their rounded images. ema=0.999: `ema` holds a moving average of the weights, before they are
@@ -58,12 +64,19 @@ class Optimizer:
         for v, group in held:
             self._storage.check(v, group.rule, self.name)
         self._keys, self._version = self._storage.keys(len(held)), 0
-        with on_device_of(self._views):
+        self._order, self._recorded = order(self.kernel_device), set()
+        with self._in_order():
             self._state = [[self._new_state(v, group, name) for name in group.rule.states] for v, group in held]
             self._clock = self._xp.zeros(1, np.int64) if self._storage.at_random else None
             self._launches = Launches(self)
             self._scalars = self._gather({})
             self._renew()
+
+    @contextmanager
+    def _in_order(self):
+        """Where it allocates and launches, behind all that it enqueued; gives whether a CUDA graph is recorded."""
+        with on_device_of(self._views):
+            yield self._order.follow()
 
     def _new_state(self, v, group, name):
         return self._storage.new(self.kernel_device, self._xp, v, group.rule, name, self._initial(group, name))
@@ -110,7 +123,7 @@ class Optimizer:
     def _assign_lr(self, holder, value):
         old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr(value)
         try:
-            with on_device_of(self._views):
+            with self._in_order():
                 self._renew()
         except BaseException:
             holder._lr = old
@@ -119,14 +132,18 @@ class Optimizer:
     @property
     def steps(self):
         """Completed steps. Where steps may be skipped, or are counted on a GPU, this waits for it."""
-        return self._steps if self._clock is None else int(self._clock[0])
+        if self._clock is None:
+            return self._steps
+        with self._in_order():
+            return int(self._clock[0])
 
     @steps.setter
     def steps(self, value):
         if self._clock is None:
             self._steps = value
         else:
-            self._clock[...] = value
+            with self._in_order():
+                self._clock[...] = value
 
     @property
     def ema(self):
@@ -188,7 +205,8 @@ class Optimizer:
         Raises ValueError or TypeError before anything is touched.
         """
         grads = self._grads(grads)
-        with on_device_of(self._views):
+        with self._in_order() as recorded:
+            not_recorded(recorded, _BIND)
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
             self._take(self._launches.prepare(grads, extras))
 
@@ -207,15 +225,20 @@ class Optimizer:
         Raises ValueError or TypeError before anything is touched.
         """
         G, number_of, most = self._samples(G, reduction, max_norm)
-        with on_device_of(self._views):
+        with self._in_order() as recorded:
+            not_recorded(recorded, _BIND)
             held = cast_weights(weights, number_of, G, self._xp)
             self._take(self._launches.prepare_samples(G, held, number_of, reduction, most))
 
     @ranged
     def bind(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
-        """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor."""
+        """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor.
+
+        On a GPU a CUDA graph can capture that call, once a step was taken. Keep the optimizer for as long as the graph:
+        it owns what the replays read, whatever becomes of the call.
+        """
         grads = self._grads(grads)
-        with on_device_of(self._views):
+        with self._in_order():
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
         return Bound(self, lambda launches: launches.prepare(grads, extras))
 
@@ -250,12 +273,14 @@ class Optimizer:
         most = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
         return *batch_views(self._tree.matching(G, "G"), self._views), most
 
+    def _record(self, *held):
+        """Let a CUDA graph record the next step, which reads what is held."""
+        if self._varying:
+            raise RuntimeError("a CUDA graph would repeat this step's lr: first take a step, and assign lr as numbers")
+        self._recorded.add(held)
+
     def _take(self, runs):
         if self._varying:
-            if capturing(self._xp):
-                raise RuntimeError(
-                    "a CUDA graph would repeat this step's lr: first take a step, and assign lr as numbers"
-                )
             self._refresh()
         with uninterrupted():
             for run in runs:
@@ -273,13 +298,14 @@ class Optimizer:
         torch: instead what load_state_dict of torch.optim's optimizer of the same name takes: {"state", "param_groups"}
         of torch tensors, without master weights and averages. ValueError where there is none.
         """
-        saved = {
-            "optimizer": self.name,
-            "steps": self.steps,
-            "hyper": self.current(),
-            "state": self._tree.each(self._state_of(group) for group in self.groups),
-        }
-        carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
+        with self._in_order():
+            saved = {
+                "optimizer": self.name,
+                "steps": self.steps,
+                "hyper": self.current(),
+                "state": self._tree.each(self._state_of(group) for group in self.groups),
+            }
+            carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
         saved |= {"carried": carried} if carried else {}
         return interchange.to_torch(self, saved) if flag("torch", torch) else saved
 

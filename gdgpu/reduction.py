@@ -1,6 +1,7 @@
 """Sums and means over the samples of a batch, in one fixed tree on every device."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from .clipping import ClipFactors, checked_norm
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
+from .kernels.order import not_recorded, order, place
 from .kernels.reducer import Job, Reduction
 from .kernels.threads import uninterrupted
 from .kernels.tree import levels
 from .ranges import ranged
 
 REDUCTIONS = ("mean", "sum")
+STREAMS = 8  # of a device that have a workspace of their own in a thread
 _local = threading.local()
 
 
@@ -62,12 +65,13 @@ class Accumulator:
         self._views = [view(array, name) for name, array in leaves(params, "params")]
         self._params, self._clipping = params, {}
         self._device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
+        self._order = order(self._device)
         self.reset()
 
     def reset(self):
         """Forget all samples."""
         self.count = 0
-        with on_device_of(self._views):
+        with self._in_order():
             self._nodes = [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
 
     @ranged
@@ -80,7 +84,7 @@ class Accumulator:
         G, count = batch_views(matching(G, self._params, "G"), self._views)
         if self._views:
             kernel_device([self._views[0], *G])
-        with on_device_of(self._views):
+        with self._in_order():
             held = cast_weights(weights, count, G, self._xp)
             self._grow(levels(self.count + count))
             runs = []
@@ -100,13 +104,20 @@ class Accumulator:
         """The sum or mean of all samples so far: arrays like params, in the accumulator's dtype."""
         one_of("reduction", reduction, REDUCTIONS)
         scale, results = scale_of(reduction, self.count), []
-        with on_device_of(self._views):
+        with self._in_order():
             for v, nodes in zip(self._views, self._nodes, strict=True):
                 out = self._xp.empty(v.shape, nodes.dtype)
                 at = (address_of(nodes), v.size, address_of(out))
                 accumulate.collect(self._device, str(nodes.dtype), *at, self.count, scale)
                 results.append(out)
         return like(self._params, results)
+
+    @contextmanager
+    def _in_order(self):
+        """Where the sums lie, behind what was enqueued on them before."""
+        with on_device_of(self._views):
+            not_recorded(self._order.follow(), "add up batches outside of it")
+            yield
 
     def _factors(self, G):
         dtypes = tuple(g.dtype for g in G)
@@ -183,9 +194,14 @@ def _one_each(weights, count):
 
 
 def _workspace(device, xp):
-    """This thread's tables and partial sums for a device and CuPy's current stream."""
-    key = (device,) if xp is np else (device, xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr)
-    held = _local.__dict__.setdefault("workspaces", {})
-    if key not in held:
-        held[key] = Reduction(device, xp, reduce.kernel)
-    return held[key]
+    """This thread's tables and partial sums for CuPy's current stream; of many streams the last few have their own.
+
+    Another one takes that which was not used for longest, and waits for what is enqueued there.
+    """
+    where, stream = place(device)
+    held = _local.__dict__.setdefault("workspaces", {}).setdefault(where, {})
+    found = held.pop(stream, None)
+    if found is None:
+        found = held.pop(next(iter(held))) if len(held) >= STREAMS else Reduction(device, xp, reduce.kernel)
+    held[stream] = found  # the last
+    return found

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import matching, on_device_of, view
+from .arrays import matching, view
 from .checks import number
 from .devices import on_host
 from .kernels.memory import accumulator
@@ -27,7 +27,7 @@ def restore(optimizer, state_dict):
         )
     ]
     old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps, optimizer._scalars
-    with on_device_of(optimizer._views):
+    with optimizer._in_order():
         try:
             optimizer.steps = steps
             for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
@@ -47,7 +47,8 @@ def restore(optimizer, state_dict):
             _store(optimizer, copies)
         for target, source in products:
             target[...] = optimizer._xp.asarray(source)
-    optimizer._launches = Launches(optimizer)  # flags are compiled in
+        optimizer._order.retire((old, optimizer._launches))
+        optimizer._launches = Launches(optimizer)  # flags are compiled in
     optimizer._version += 1
 
 

@@ -4,32 +4,46 @@ A launch is packed once and then costs one call. Tests without a GPU put a stub 
 """
 
 import ctypes
+import threading
+from functools import partial
 
 _CTYPES = {"int64": (ctypes.c_int64, int), "float32": (ctypes.c_float, float), "float64": (ctypes.c_double, float)}
+
+
+class _Thread(threading.local):
+    has_context = False
 
 
 class Cupy:
     """CuPy's bindings of the driver."""
 
     def __init__(self):
-        import cupy
+        from cupy import cuda
 
-        self.device = cupy.cuda.runtime.getDevice
-        self.launch = cupy.cuda.driver.launchKernel
-        self._cupy = cupy
+        self.device, self.launch = cuda.runtime.getDevice, cuda.driver.launchKernel
+        self.current_stream, self.capturing = cuda.get_current_stream, cuda.runtime.streamIsCapturing
+        self.event = partial(cuda.Event, disable_timing=True)
+        self._cuda, self._thread = cuda, _Thread()
 
     def stream(self):
-        """The handle of CuPy's current stream."""
-        return self._cupy.cuda.get_current_stream().ptr
+        """The handle of CuPy's current stream, for a launch."""
+        if not self._thread.has_context:
+            self._take_context()
+        return self.current_stream().ptr
+
+    def _take_context(self):
+        """The runtime's calls make a thread's context current. Launching does not, and may be what it does first."""
+        self._cuda.runtime.setDevice(self.device())
+        self._thread.has_context = True
 
     def capability(self):
         """(major, minor) of the current device."""
-        digits = self._cupy.cuda.Device().compute_capability
+        digits = self._cuda.Device().compute_capability
         return int(digits[:-1]), int(digits[-1])
 
     def load(self, cubin, name):
         """(handle of the kernel, what keeps it loaded)."""
-        module = self._cupy.cuda.function.Module()
+        module = self._cuda.function.Module()
         module.load(cubin)
         function = module.get_function(name)
         return function.ptr, (module, function)

@@ -6,8 +6,9 @@ from functools import cached_property, partial
 import numpy as np
 
 from . import memory, threads
-from .buffers import Buffer, Scratch
+from .buffers import Buffer, Counters, Scratch
 from .clipped import Clipped
+from .order import not_recorded, order
 from .plan import split_cpu, split_cuda
 from .reduce import kernel
 from .sample_norms import SampleNorms
@@ -50,17 +51,27 @@ class Reduction:
     """Folds the matrices of a job, and hands the roots to the kernels of `get_kernel`.
 
     device: "cpu" or "cuda". get_kernel(device, g_dtype, weighted) gives the kernel that `reduce.build` made. It owns
-    its tables, partial sums and counters, so it serves one stream, and one thread, at a time.
+    its tables, partial sums and counters, so it serves one thread at a time, and what is launched must be in order:
+    `prepare` sees to that for what runs at once; who keeps the call that it returns sees to it itself.
     """
 
     def __init__(self, device, xp, get_kernel):
         self.device, self.xp, self.get_kernel = device, xp, get_kernel
         self.layouts, self.clippers, self.scratch = {}, {}, Scratch(xp)
+        self.counters, self.order = Counters(xp), order(device)
 
     def prepare(self, job):
         """The call that launches, for as long as no other job is prepared; on CUDA it does not wait."""
+        not_recorded(self.order.follow(), "take this call before the capture, or bind a step to its arrays")
         run = self._plain(job) if job.max_norm is None else self._clipped(job)
-        return lambda owner=self: run()  # which owns the memory that it works in
+        if self.device == "cpu":
+            return lambda owner=self: run()  # which owns the memory that it works in
+
+        def launch(owner=self):
+            run()
+            owner.counters.launched()
+
+        return launch
 
     def _plain(self, job):
         return self._cuda(job) if self.device == "cuda" else self._cpu(job)
@@ -133,7 +144,7 @@ class Reduction:
             partials.append(sum(below[:-1]) * p)
             counters.append(sum(below[1:]) * tiles)
         partials = self._workspace("partials", partials, job.sums)
-        counters = self._workspace("counters", counters, "int32")
+        counters = _places(self.counters.get(sum(counters)), counters, 4)
         table, items = self._layout((job.columns, split), split)
         table.set(_table(job, list(zip(partials, counters, split.tiles, strict=True))))
         args = (table.address, items.address, job.weights, job.rows, job.scalar)
@@ -149,9 +160,13 @@ class Reduction:
 
     def _workspace(self, name, sizes, dtype):
         """Addresses of arrays of these sizes, one after the other."""
-        ends = np.cumsum([0, *sizes]) * np.dtype(dtype).itemsize
-        first = self.scratch.get(name, int(ends[-1]))
-        return [first + int(offset) for offset in ends[:-1]]
+        size = np.dtype(dtype).itemsize
+        return _places(self.scratch.get(name, sum(sizes) * size), sizes, size)
+
+
+def _places(first, sizes, itemsize):
+    """The addresses of arrays of these sizes, one after the other from the address `first` on."""
+    return [first + int(before) * itemsize for before in np.cumsum([0, *sizes[:-1]])]
 
 
 def _table(job, workspace):

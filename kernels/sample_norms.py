@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from . import memory, threads, vectors
-from .buffers import Buffer, Scratch
+from .buffers import Buffer, Counters, Scratch
 from .generate import fill
 from .limits import Limits
 from .norm_tree import CHUNK, GROUP, WIDTH, Tree
@@ -269,7 +269,7 @@ class SampleNorms:
     def __init__(self, device, xp, dtypes, columns, clips=False):
         self.device, self.xp, self.clips, self.columns = device, xp, clips, columns
         self.sums = memory.accumulator(dtypes[0]) if dtypes else "float32"
-        self.scratch, tree = Scratch(xp), Tree(columns, joint=True)
+        self.scratch, self.counters, tree = Scratch(xp), Counters(xp), Tree(columns, joint=True)
         nodes = Buffer(xp, tree.nodes[: 0 if len(tree.items) == 1 else None])
         self.parts = []  # (dtype, tensors, table, items, job) of each launch
         for dtype in dict.fromkeys(dtypes or ("float32",)):
@@ -293,7 +293,7 @@ class SampleNorms:
         each = max(1, min(PASS // widest, rows // (CUDA_BLOCKS // 2)))
         groups = -(-rows // each)
         counts = [max(1, min(len(items), -(-CUDA_BLOCKS // max(1, groups)))) for _, _, _, items, *_ in self.parts]
-        counters = self.scratch.get("counters", 4 * groups)
+        counters = self.counters.get(groups)
         for (dtype, tensors, table, items, job, _), parts in zip(self.parts, counts, strict=True):
             table.set(np.array([(self.columns[k], *matrices[k]) for k in tensors], np.int64).reshape(-1, 3))
             module = kernels(self.device, dtype, self.clips)
@@ -307,4 +307,6 @@ class SampleNorms:
         if self.device == "cpu":
             args = (module.finish, (job.address, sums, out, weights, most), rows, rows * self.places * size)
             launches.append(lambda args=args: threads.run(*args))
+        else:
+            launches.append(self.counters.launched)
         return [lambda run=run, owner=self: run() for run in launches]  # which owns the memory that they work in

@@ -1,23 +1,27 @@
-"""What a step refuses while the current stream records a CUDA graph, on a stub of CuPy's streams and pinned memory."""
+"""What lies on the device is sent and looked at in the order of a stream: on a stub of CuPy's streams."""
 
+import ctypes
 import types
 
 import numpy as np
 import pytest
 
-import gdgpu
 from gdgpu.kernels import buffers
 
 
 class Event:
     def __init__(self, disable_timing):
-        self.waited, self.recorded = 0, 0
+        self.waited, self.recorded, self.stream = 0, 0, None
 
     def synchronize(self):
         self.waited += 1
 
     def record(self, stream):
-        self.recorded += 1
+        self.recorded, self.stream = self.recorded + 1, stream
+
+    @property
+    def done(self):
+        return not self.stream.pending
 
 
 class Pinned(bytearray):
@@ -29,14 +33,18 @@ class Pinned(bytearray):
 
 
 class Device(np.ndarray):
-    """An array that takes copies from host memory only when the stream gets to them."""
+    """An array that takes copies from host memory, or gives them, only when the stream gets to them."""
 
     @property
     def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data, copy_from_host_async=self._later)
+        to, back = self._to_device, self._to_host
+        return types.SimpleNamespace(ptr=self.ctypes.data, copy_from_host_async=to, copy_to_host_async=back)
 
-    def _later(self, source, nbytes, stream):
-        stream.pending.append((self, source, nbytes))
+    def _to_device(self, source, nbytes, stream):
+        stream.pending.append((self.ctypes.data, source, nbytes))
+
+    def _to_host(self, target, nbytes, stream):
+        stream.pending.append((target, self.ctypes.data, nbytes))
 
 
 class Stream:
@@ -47,9 +55,8 @@ class Stream:
         return self.capturing
 
     def flush(self):
-        for array, source, nbytes in self.pending:
-            raw = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * nbytes).from_address(source))
-            np.ndarray.view(array, np.ndarray).reshape(-1).view(np.uint8)[:] = raw
+        for target, source, nbytes in self.pending:
+            ctypes.memmove(target, source, nbytes)
         self.pending = []
 
 
@@ -58,7 +65,13 @@ def xp():
     """As much of CuPy as buffers use."""
     stream = Stream()
     cuda = types.SimpleNamespace(get_current_stream=lambda: stream, alloc_pinned_memory=Pinned, Event=Event)
-    return types.SimpleNamespace(cuda=cuda, stream=stream, asarray=lambda array: np.array(array).view(Device))
+
+    def zeros(shape, dtype):
+        return np.zeros(shape, dtype).view(Device)
+
+    return types.SimpleNamespace(
+        cuda=cuda, stream=stream, zeros=zeros, asarray=lambda array: np.array(array).view(Device)
+    )
 
 
 def test_a_buffer_changes_in_place_in_the_order_of_the_stream(xp):
@@ -92,28 +105,55 @@ def test_a_change_while_a_graph_is_recorded_is_refused_and_forgotten(xp):
     assert np.array_equal(buffer.held, [1, 2, 3])
 
 
-def test_a_step_that_a_graph_would_get_wrong_is_refused(monkeypatch):
-    w = np.ones(3)
-    optimizer = gdgpu.SGD(w, lambda step: 0.1)
-    run = optimizer.bind(np.ones(3))
-    for _ in range(3):
-        run()
-    before = w.copy()
-    monkeypatch.setattr("gdgpu.optimizer.capturing", lambda xp: True)
-    with pytest.raises(RuntimeError, match="CUDA graph"):
-        run()
-    assert (w == before).all() and optimizer.steps == 3
-    monkeypatch.undo()
-    run()
-    assert optimizer.steps == 4
+def test_nothing_is_laid_out_while_a_graph_is_recorded(xp):
+    """What a graph would copy from host memory at each replay, which is something else by then."""
+    buffer, scratch, counters = buffers.Buffer(xp), buffers.Scratch(xp), buffers.Counters(xp)
+    xp.stream.capturing = True
+    for lay_out in (
+        lambda: buffer.set(np.arange(3)),
+        lambda: scratch.get("sums", 8),
+        lambda: counters.get(2),
+    ):
+        with pytest.raises(RuntimeError, match="CUDA graph"):
+            lay_out()
 
 
-@pytest.mark.parametrize("optimizer", (lambda w: gdgpu.Momentum(w, 0.1), lambda w: gdgpu.SGD(w, 0.1, 0.9, 0.5)))
-def test_others_are_recorded(optimizer, monkeypatch):
-    w = np.ones(3)
-    optimizer = optimizer(w)
-    run = optimizer.bind(np.ones(3))
-    run()
-    monkeypatch.setattr("gdgpu.optimizer.capturing", lambda xp: True)
-    run()
-    assert optimizer.steps == 2
+def launched(counters, stream, times):
+    """That many launches; what is enqueued after each is done before the next."""
+    for _ in range(times):
+        counters.launched()
+        stream.flush()
+
+
+def test_counters_that_a_launch_left_wrong_are_found(xp):
+    counters = buffers.Counters(xp)
+    counters.get(3)
+    launched(counters, xp.stream, 3 * buffers.LAUNCHES)  # as they should be
+    counters.held[1] = 2
+    with pytest.raises(RuntimeError, match="trust no result"):
+        launched(counters, xp.stream, 2 * buffers.LAUNCHES)
+    assert not np.asarray(counters.held).any()
+    launched(counters, xp.stream, 3 * buffers.LAUNCHES)
+
+
+def test_counters_are_looked_at_without_waiting_and_not_in_a_graph(xp):
+    counters = buffers.Counters(xp)
+    counters.get(3)
+    counters.held[1] = 2
+    for _ in range(5 * buffers.LAUNCHES):  # the device comes to nothing: no copy is there to be read
+        counters.launched()
+    assert len(xp.stream.pending) == 1
+    xp.stream.flush()
+    xp.stream.capturing = True
+    launched(counters, xp.stream, 3 * buffers.LAUNCHES)
+
+
+def test_counters_that_grew_are_looked_at_where_they_are(xp):
+    counters = buffers.Counters(xp)
+    counters.get(3)
+    launched(counters, xp.stream, buffers.LAUNCHES)
+    counters.get(500)
+    counters.held[499] = 1
+    with pytest.raises(RuntimeError, match="trust no result"):
+        launched(counters, xp.stream, 3 * buffers.LAUNCHES)
+    assert len(counters.held) == 500 and not np.asarray(counters.held).any()

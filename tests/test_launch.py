@@ -3,12 +3,13 @@
 import ctypes
 import gc
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 import gdgpu
-from gdgpu import devices
+from gdgpu import devices, reduction
 from gdgpu.kernels import driver, rules, tree, update
 
 target = pytest.importorskip("gdgpu.kernels.target", reason="needs numba-cuda: install gdgpu[test]")
@@ -19,14 +20,41 @@ KINDS = {
     "advance": ["int64"] * 6,
     "norms": ["int64"] * 4,
     "fused": ["int64"] * 4 + ["float32"],
+    "reduce": ["int64"] * 4 + ["float32"],
+    "collect": ["int64"] * 4 + ["float32"],
+    "accumulate": ["int64"] * 7,
 }
+
+
+class Event:
+    def __init__(self):
+        self.recorded, self.done = [], False
+
+    def record(self, stream):
+        stream.record(self)
+
+
+class Stream:
+    """A stream of no device: `seen` is what it was asked for, in order."""
+
+    def __init__(self, ptr):
+        self.ptr, self.capturing, self.seen = ptr, False, []
+
+    def record(self, event):
+        event.recorded.append(self)
+        self.seen.append(("record", event))
+
+    def wait_event(self, event):
+        self.seen.append(("wait", event.recorded[-1]))
 
 
 class Driver:
     """A driver of no device: it keeps what would be launched."""
 
+    event = Event
+
     def __init__(self):
-        self.launched, self.loaded, self.current = [], [], 11
+        self.launched, self.loaded, self.streams, self.current = [], [], {}, 11
 
     def device(self):
         return 0
@@ -36,6 +64,15 @@ class Driver:
 
     def stream(self):
         return self.current
+
+    def current_stream(self):
+        """The stream whose handle is current: another one after a `del` from streams."""
+        if self.current not in self.streams:
+            self.streams[self.current] = Stream(self.current)
+        return self.streams[self.current]
+
+    def capturing(self, handle):
+        return handle in self.streams and self.streams[handle].capturing
 
     def load(self, cubin, name):
         assert cubin[:4] == b"\x7fELF" and name.encode() in cubin
@@ -61,6 +98,7 @@ def stub(monkeypatch):
     monkeypatch.setattr(devices, "simulated", lambda: True)
     monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
     monkeypatch.setattr(driver, "api", Driver())
+    monkeypatch.setattr(reduction, "_local", threading.local())  # workspaces keep the driver that they began with
     yield driver.api
     for module in list(sys.modules.values()):  # kernels remember what they loaded
         if getattr(module, "__name__", "").startswith("gdgpu.kernels.generated."):
