@@ -1,11 +1,16 @@
 """What only a GPU can show: streams, CUDA graphs, launches, allocation, torch's tensors, more than 2^31 elements."""
 
+import gc
+import threading
+import warnings
+
 import numpy as np
 import pytest
 from references import assert_same_bits, dtype_of, samples
 
 import gdgpu
-from gdgpu import devices
+from gdgpu import devices, launches, reduction
+from gdgpu.kernels import buffers
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: install gdgpu[cuda13]")
 WHY_NOT = "the simulator has no streams" if devices.simulated() else devices.why_no_cuda()
@@ -195,6 +200,124 @@ def test_reductions_on_two_streams_do_not_share_their_workspace():
             assert_same_bits(g.get(), right)
 
 
+def test_a_workspace_waits_for_a_stream_that_is_gone(busy):
+    """The handle of a stream that is destroyed while it is busy may be given to the next one."""
+    matrices = [samples((3000, 40), "float32", seed) for seed in range(3 * reduction.STREAMS)]
+    on_device, results = [cupy.asarray(G) for G in matrices], []
+    cupy.cuda.Device().synchronize()
+    for G in on_device:
+        with cupy.cuda.Stream(non_blocking=True):
+            busy(0.01)
+            results.append(gdgpu.reduce_samples(G))
+    cupy.cuda.Device().synchronize()
+    for g, G in zip(results, matrices, strict=True):
+        assert_same_bits(g.get(), gdgpu.reduce_samples(G))
+
+
+@every_optimizer
+@pytest.mark.parametrize("is_bound", (False, True), ids=("step", "bound"))
+def test_one_optimizer_on_two_streams(make, is_bound, busy):
+    """Each step waits for the one before on the other stream, and the first for the state to be zero."""
+    start, gradient = samples((100_000,), "float32"), samples((100_000,), "float32", 1)
+    w, g = cupy.asarray(start), cupy.asarray(gradient)
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    cupy.cuda.Device().synchronize()
+    with streams[1]:
+        busy(0.05)
+        optimizer = make(w)
+    for _ in range(5):
+        for stream in streams:
+            with stream:
+                busy(0.02 if stream is streams[0] else 0)
+                optimizer.bind(g)() if is_bound else optimizer.step(g)
+    with streams[0]:
+        found = w.get(), *optimizer.state_dict()["state"].values()
+    host = start.copy()
+    expected = make(host)
+    for _ in range(10):
+        expected.step(gradient)
+    assert_same_bits(found[0], host)
+    for actual, right in zip(found[1:], expected.state_dict()["state"].values(), strict=True):
+        assert_same_bits(actual.get(), right)
+
+
+@every_optimizer
+def test_bound_step_as_the_first_call_of_a_thread(make):
+    run, said = bound(make, "bind", [1000]), []
+
+    def work():
+        try:
+            run()
+        except Exception as error:
+            said.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not said
+
+
+def test_a_graph_reads_what_it_captured_whatever_becomes_of_the_bound_step(stream):
+    """The first found_inf lays it out again; then it is dropped, and other arrays take freed memory."""
+    w, g = cupy.zeros(5000, "float32"), cupy.ones(5000, "float32")
+    optimizer = gdgpu.Momentum(w, lr=0.1, momentum=0.0)
+    run = optimizer.bind(g)
+    run()
+    stream.begin_capture()
+    run()
+    graph = stream.end_capture()
+    optimizer.step(g, found_inf=False)
+    run()
+    del run
+    gc.collect()
+    junk = [cupy.full(n, -1, "int64") for n in (8, 16, 64, 256, 1024) for _ in range(16)]
+    before = w.get()
+    graph.launch()
+    np.testing.assert_allclose(w.get() - before, -0.1, atol=1e-5)
+    assert len(junk) == 80
+
+
+def test_a_graph_captures_only_what_is_bound(stream):
+    w, g, G = cupy.zeros(3, "float32"), cupy.ones(3, "float32"), cupy.ones((40, 3), "float32")
+    optimizer, out = gdgpu.Momentum(w, lr=0.1), cupy.zeros(3, "float32")
+    run = optimizer.bind(g)
+    for call in (
+        lambda: optimizer.step(g),
+        lambda: optimizer.step_samples(G),
+        lambda: gdgpu.reduce_samples(G, out=out),
+        lambda: gdgpu.sample_norms(G),
+        lambda: optimizer.bind(g),
+        lambda: setattr(optimizer, "lr", 0.5),
+    ):
+        stream.begin_capture()
+        try:
+            run()
+            with pytest.raises(RuntimeError, match="CUDA graph"):
+                call()
+        finally:
+            stream.end_capture()
+    assert not w.get().any()
+
+
+def test_counters_that_were_left_wrong_are_found(stream):
+    """Set wrong by hand: a launch that is cut takes the context with it."""
+    w, G = cupy.zeros(3, "float32"), cupy.ones((33_000, 3), "float32")
+    run = gdgpu.Momentum(w, lr=0.1).bind_samples(G)
+    run()
+    [launch] = [launch for launch in run._launches.kept.values() if isinstance(launch, launches.Samples)]
+    counters = launch.reduction.counters
+    for _ in range(2 * buffers.LAUNCHES):
+        run()
+        stream.synchronize()
+    assert not counters.held.get().any()
+    counters.held[0] = 1
+    with pytest.raises(RuntimeError, match="trust no result"):
+        for _ in range(2 * buffers.LAUNCHES + 1):
+            run()
+            stream.synchronize()
+    assert not counters.held.get().any()
+
+
 @every_optimizer
 @every_binding
 def test_bound_step_does_not_wait_for_the_device(make, kind, stream, busy):
@@ -273,7 +396,8 @@ def test_torch_tensors_are_ordered_against_torch_streams(make, dtype):
     make(torch.zeros_like(w)).step(g)  # compiles: afterwards a step is enqueued long before the gradient is there
     optimizer = make(w)
     torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.Stream()), warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
         torch.cuda._sleep(300_000_000)  # cycles
         g.copy_(source)
         optimizer.step(g)
