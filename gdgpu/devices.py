@@ -79,8 +79,3 @@ def on_host(array):
 
     array = array.get() if hasattr(array, "get") else array
     return np.asarray(array, order="C")  # ascontiguousarray would turn a scalar into a vector
-
-
-def capturing(xp):
-    """True while the current stream records a CUDA graph."""
-    return hasattr(xp, "cuda") and xp.cuda.get_current_stream().is_capturing()

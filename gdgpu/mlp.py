@@ -31,7 +31,7 @@ class MLP(Model):
 
     With delta_l = dE_n/dz_l, which backpropagation makes anyway, the squared norm of a sample's gradient is
     sum_l |delta_l|^2 (|a_{l-1}|^2 + 1), and the factor that clips it multiplies its deltas: only `per_sample_gradients`
-    stores gradients of samples. Activations and deltas are kept for the next call: one thread and one stream at a time.
+    stores gradients of samples. Activations and deltas are kept for the next call: one thread at a time, on any stream.
 
     Raises ValueError or TypeError naming the argument.
     """
@@ -138,6 +138,7 @@ class MLP(Model):
         return [(self.params[f"weight{k}"], self.params[f"bias{k}"]) for k in range(len(self.sizes) - 1)]
 
     def _batch(self, rows):
+        self._in_order()
         if rows > self._workspace.rows:
             self._workspace = _Workspace(self, rows)
         return self._workspace.batch(rows)

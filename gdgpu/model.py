@@ -5,6 +5,7 @@ import numpy as np
 from .checks import count, one_of
 from .clipping import checked_norm
 from .devices import resolve
+from .kernels.order import not_recorded, order
 from .losses import cast
 from .ranges import ranged
 from .reduction import REDUCTIONS
@@ -30,6 +31,12 @@ class Model:
         self.n_features, self.n_outputs = count("n_features", n_features, least=1), n_outputs
         self.criterion = loss(n_outputs, self.dtype, self.device.xp, **settings)
         self.params = {}
+        self._order = order(self.device.name)
+        self._in_order()
+
+    def _in_order(self):
+        """Let the current stream wait for what the model has enqueued on others, which works in the same memory."""
+        not_recorded(self._order.follow(), "take the calls of models outside of a capture")
 
     @property
     def metric_name(self):

@@ -15,7 +15,7 @@ KEPT = 8  # layouts: of as many batch sizes and dtypes of X
 
 
 class OnePass:
-    """What a model's steps work in. One thread, and one stream, at a time."""
+    """What a model's steps work in, on any stream. One thread at a time."""
 
     def __init__(self, model):
         self.model, self.layouts, self.params = model, {}, dict(model.params)
@@ -40,6 +40,7 @@ class OnePass:
         return norms
 
     def _layout(self, X):
+        self.model._in_order()
         if any(self.model.params[name] is not array for name, array in self.params.items()):
             self._take_params()
         key = len(X), X.dtype

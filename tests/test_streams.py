@@ -137,6 +137,26 @@ def test_a_graph_would_repeat_the_lr_of_a_function(stub):  # noqa: F811
     assert optimizer.steps == 2
 
 
+MODELS = {
+    "linear": lambda: gdgpu.models.LinearRegression(2, device="cuda"),
+    "mlp": lambda: gdgpu.models.MLP((2, 3, 1), loss="squared", device="cuda"),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_calls_of_a_model_wait_for_each_other(make, stub, monkeypatch):  # noqa: F811
+    """They work in the same memory, so that a graph must not hold it."""
+    monkeypatch.setattr(driver.api, "load", lambda cubin, name: (1, None))
+    monkeypatch.setattr(driver.api, "launch", lambda *launch: None)
+    model, X, t = make(), np.ones((5, 2), np.float32), np.ones(5, np.float32)
+    for stub.current in (12, 13):
+        model.gradient(X, t)
+    assert (waits(stub, 12)[:1], waits(stub, 13)[:1]) == ([11], [12])
+    stub.current_stream().capturing = True
+    with pytest.raises(RuntimeError, match="CUDA graph"):
+        model.gradient(X, t)
+
+
 @pytest.mark.parametrize("later", ("dropped", "laid out again"))
 def test_a_graph_reads_what_the_optimizer_keeps(later, stub):  # noqa: F811
     optimizer, g = made()
