@@ -63,7 +63,7 @@ def _compilers():
         yield "nvdisasm", tool_version("nvdisasm")
     except (OSError, MissingToolError) as error:
         yield "nvdisasm", f"none ({error})"
-    yield "CUDA kernels", "simulated" if simulated() else toolchain.why_not() or "can be compiled"
+    yield "CUDA kernels", "simulated" if simulated() else toolchain.why_not(compiles=True) or "can be compiled"
 
 
 def _cpu():

@@ -9,13 +9,13 @@ a time, and enough threads fit on a multiprocessor to keep enough bytes in fligh
 """
 
 import difflib
-import importlib.util
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from .devices import simulated
+from .kernels import toolchain
 from .machine_code_sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
 from .machine_code_tools import MissingToolError, assembled, disassemble, tool
 
@@ -190,8 +190,8 @@ def require_tools():
     """Raise MissingToolError, which says what to install or unset, where kernels cannot be compiled and looked at."""
     if simulated():
         raise MissingToolError("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
-    if not importlib.util.find_spec("numba_cuda"):
-        raise MissingToolError("numba-cuda is not installed: pip install gdgpu[cuda13]")
+    if broken := toolchain.why_not(compiles=True):
+        raise MissingToolError(broken)
     tool("nvdisasm")
 
 

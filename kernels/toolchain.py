@@ -26,12 +26,15 @@ define void @probe() {{
 """
 
 
-def why_not():
+def why_not(compiles=None):
     """One line that says why no kernel can be compiled or taken from the disk, or None if it can.
 
-    Where machine code was compiled elsewhere and is carried along (GDGPU_FINGERPRINT), what only compiles may lack.
+    compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
+    carried along (GDGPU_FINGERPRINT).
     """
-    return _package() or (None if os.environ.get("GDGPU_FINGERPRINT") else why_no_code())
+    if compiles is None:
+        compiles = not os.environ.get("GDGPU_FINGERPRINT")
+    return _package() or (why_no_code() if compiles else None)
 
 
 def why_no_code():

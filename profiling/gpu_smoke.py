@@ -15,6 +15,7 @@ import numpy as np
 from gpu_process import serve
 
 from gdgpu import devices
+from gdgpu.kernels import toolchain
 
 ROWS, COLUMNS = 33_000, 3  # three levels of the tree
 SIZE = 70_001
@@ -47,7 +48,8 @@ def machine() -> dict:
         "devices": runtime.getDeviceCount(),
         "cpus": os.cpu_count(),
     }
-    return {"device": has["name"].decode(), "properties": properties, "versions": harness.versions(PACKAGES)}
+    versions = harness.versions(PACKAGES) | toolchain.versions()
+    return {"device": has["name"].decode(), "properties": properties, "versions": versions}
 
 
 def compiles_here() -> str:

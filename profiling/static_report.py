@@ -90,7 +90,7 @@ def main():
     args = arguments()
     if devices.simulated():
         fail("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
-    if broken := toolchain.why_not() or toolchain.why_no_code():
+    if broken := toolchain.why_not(compiles=True):
         fail(broken)
     rows, architectures = chosen(args.kernel, args.arch or [])
     complete = True

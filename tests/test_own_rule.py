@@ -18,6 +18,7 @@ from references import DTYPES, assert_same_bits, bits, run_rule, samples
 
 import gdgpu
 from gdgpu import devices, machine_code
+from gdgpu.kernels import toolchain
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_rule.py"
 TENTH = 0.1
@@ -301,8 +302,10 @@ def test_the_gate_refuses(given, message):
 
 @pytest.mark.skipif(devices.simulated(), reason="the simulator compiles nothing")
 def test_the_gate_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(machine_code.MissingToolError, match=r"\Anumba-cuda is not installed: pip install gdgpu"):
+    monkeypatch.setattr(toolchain, "version", lambda *packages: None)
+    with pytest.raises(
+        machine_code.MissingToolError, match=r"\Anumba-cuda is not installed; needed: .* gdgpu\[cuda13\]\Z"
+    ):
         heavy_ball.check()
 
 
