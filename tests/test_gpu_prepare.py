@@ -46,6 +46,7 @@ def small(monkeypatch):
     work = dict(WORK)
     monkeypatch.setattr(gpu_work, "everything", lambda sweep=True: work)
     monkeypatch.setattr(gpu_work.bits_cases, "CASES", ANSWERS)
+    monkeypatch.setattr(gpu_prepare, "sources", lambda: "as they are")
     return work
 
 
@@ -107,6 +108,14 @@ def test_another_interpreter_finds_them_and_another_word_or_source_does_not(
         assert run(tmp_path, capsys, "--verify")[0] == 0
     monkeypatch.setattr(gpu_prepare, "WORD", "another")
     assert len(run(tmp_path, capsys, "--verify")[1]["missing"]) == 2
+
+
+def test_answers_of_other_sources_are_made_again(small, uncompiled, tmp_path, capsys, monkeypatch):
+    run(tmp_path, capsys)
+    (tmp_path / "bits-cpu.npz").write_bytes(b"")
+    monkeypatch.setattr(gpu_prepare, "sources", lambda: "others")
+    run(tmp_path, capsys)
+    assert (tmp_path / "bits-cpu.npz").stat().st_size
 
 
 def test_what_nobody_asks_for_any_more_goes(small, uncompiled, tmp_path, capsys):
