@@ -72,9 +72,10 @@ def smoke(record, end):
     return None
 
 
-def missing(directory, end):
+def missing(directory, sweeps, end):
     """Why the prebuilt kernels will not do, in one line, or None."""
-    done = run(python("profiling/gpu_prepare.py", directory, "--verify"), end - time.monotonic())
+    options = [] if sweeps else ["--no-sweep"]
+    done = run(python("profiling/gpu_prepare.py", directory, "--verify", *options), end - time.monotonic())
     try:
         found = json.loads(done.out[-1])["missing"]
     except (IndexError, KeyError, ValueError):
@@ -86,6 +87,7 @@ def missing(directory, end):
 
 def parse(arguments, names):
     from cases import PEERS
+    from gpu_stages import ASKED_FOR
     from harness import Parser
 
     parser = Parser(prog=NAME, description=__doc__.splitlines()[0])
@@ -94,7 +96,8 @@ def parse(arguments, names):
     parser.add_argument("--compile", action="store_true", help="compile here what is missing; takes minutes")
     parser.add_argument("--out", metavar="DIR", type=Path, default=out, help="where the report goes; default: $OUT")
     parser.add_argument("--minutes", type=_minutes, default=5.0, help="for everything together")
-    parser.add_argument("--stages", nargs="+", choices=names, default=names, metavar="STAGE", help=", ".join(names))
+    usual = [name for name in names if name not in ASKED_FOR]
+    parser.add_argument("--stages", nargs="+", choices=names, default=usual, metavar="STAGE", help=", ".join(names))
     parser.add_argument("--peers", metavar="A,B", help=f"of {', '.join(PEERS['cuda'])}; or none; default: all")
     parser.add_argument("--plan", action="store_true", help="print what fits into the minutes, and check nothing")
     parser.add_argument("--table", action="store_true", help="print the README's table, and check nothing")
@@ -158,7 +161,9 @@ def whole(record, stages, end, arguments, peers):
         os.environ |= {"GDGPU_CACHE_DIR": str(folder / "kernels"), "GDGPU_FINGERPRINT": fingerprint}
     held = cubins(folder)
     with ThreadPoolExecutor(1) as pool:
-        looked = pool.submit(missing, folder, end) if folder and not arguments.compile else None
+        looked = (
+            pool.submit(missing, folder, "sweep" in arguments.stages, end) if folder and not arguments.compile else None
+        )
         ended = smoke(record, min(end, time.monotonic() + 3 * SMOKE))
         if ended is None and looked and (why := looked.result()):
             ended = 3, why
@@ -185,6 +190,7 @@ def conclude(record):
     """Print the table and what does not hold; returns the exit status."""
     record.save()
     report, found = record.report, faults(record.report)
+    print(*report.get("best") or [], sep="\n")
     found += [f"not written: {record.unsaved}"] if record.unsaved else []
     # Into a file or a pipe rich would squeeze it to 80 columns.
     Console(width=None if sys.stdout.isatty() else 160).print(terminal_table(report))

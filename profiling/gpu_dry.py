@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
+from gpu_variants import replaced
 from peers import Arrays
 
 from gdgpu import devices
@@ -64,19 +65,6 @@ class Driver:
 
 class _AbsentError(Exception):
     """Machine code would have to be compiled, and may not."""
-
-
-@contextmanager
-def replaced(*changes: tuple[object, str, object]) -> Iterator[None]:
-    """(owner, name, value): what stands for something else in the block. AttributeError where there is no such name."""
-    held = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
-    try:
-        for change in changes:
-            setattr(*change)
-        yield
-    finally:
-        for change in held:
-            setattr(*change)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from llvmlite import ir
 from numba import types
 
-from gdgpu.kernels import generate, target
+from gdgpu.kernels import generate
 
 HINTS = {  # how to load, how to store
     "streaming": ("ld.global.cs", "st.global.cs"),
@@ -24,12 +24,14 @@ def changes(hint: str) -> tuple[tuple[object, str, object], ...]:
 
     Their texts are those of any other kernel, so the hint goes into the fingerprint that their names are made from.
     """
+    from gdgpu.kernels import target  # which needs numba-cuda; the table of variants does not
+
     load, store = HINTS[hint]
     usual = generate._fingerprint
     word = f"{hint}\n{Path(__file__).read_text()}"
     return (
-        (target, "load", _loads(load, target.load)),
-        (target, "store", _stores(store, target.store)),
+        (target, "load", _loads(load, target)),
+        (target, "store", _stores(store, target)),
         (generate, "_fingerprint", cache(lambda: f"{usual()}\n{word}")),
     )
 
@@ -38,8 +40,9 @@ def _address(builder, address, index):
     return builder.add(address, builder.mul(index, ir.Constant(ir.IntType(64), 4)))
 
 
-def _loads(instruction, usual):
+def _loads(instruction, target):
     """What stands for target.load."""
+    usual = target.load
     taken = types.UniTuple(types.float32, LANES)
 
     def generate(context, builder, signature, arguments):
@@ -56,8 +59,9 @@ def _loads(instruction, usual):
     return lambda dtype, lanes=1: vector if (dtype, lanes) == (DTYPE, LANES) else usual(dtype, lanes)
 
 
-def _stores(instruction, usual):
+def _stores(instruction, target):
     """What stands for target.store."""
+    usual = target.store
     taken = types.UniTuple(types.float32, LANES)
 
     def generate(context, builder, signature, arguments):

@@ -117,13 +117,14 @@ def each(
     heard: Callable[[str, dict], None],
     environment: dict[str, str] | None = None,
     limit: float | None = None,
+    often: int = 2,
 ) -> str | None:
     """Let processes answer for these names until `end` (of time.monotonic()); what fails loses only itself.
 
     command(names): one that says {"case": name, …} in JSON for each in turn, and leaves behind one that has an "error".
     heard(name, found) gets these, and {"error": …} for a name whose process dies or says nothing for `limit` seconds,
-    LIMIT if None; another process goes on behind it. Returns why it ended early, or None: the same error twice, or no
-    time left.
+    LIMIT if None; another process goes on behind it. Returns why it ended early, or None: no time left, or the same
+    error so `often`.
     """
     waiting, errors = list(dict.fromkeys(names)), Counter()
 
@@ -150,8 +151,8 @@ def each(
             if not done.status:
                 return f"{waiting[0]}: no answer"
             take(waiting[0], {"error": done.why})
-        if again := next((error for error, count in errors.items() if count > 1), None):
-            return f"twice: {again}"
+        if again := next((error for error, count in errors.items() if count >= often), None):
+            return f"{'twice' if often == 2 else f'{often} times'}: {again}"
     return None
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import gpu_sweep
+import gpu_variants
 from cases import CASES, PEERS
 from gpu_plan import Stage
 from gpu_process import ROOT, each, python, run
@@ -31,6 +33,7 @@ LATE = ("torch_compile", "cupy")  # peers that take long, of the core rows
 SHOWN = 20  # findings and failures that the report names
 UNREACHED = "not reached"
 NAMES_OF_BITS = list(bits_cases.CASES)
+ASKED_FOR = ("sweep",)  # stages that no check has by itself
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,13 @@ def bits(record, names, end, setting):
     return ended[0] if ended else None
 
 
+def sweep(record, names, end, setting):
+    """Variants of the kernels, and the best of each family."""
+    why = gpu_sweep.sweep(names, end, lambda name, found: record.put("sweep", name, found))
+    record.put("best", gpu_sweep.best(record.report.get("sweep") or {}))
+    return why
+
+
 def proof(record, names, end, setting):
     """compute-sanitizer over all kernel families, beside the tests that need a GPU."""
     with ThreadPoolExecutor(len(names)) as pool:
@@ -211,12 +221,13 @@ def _worth(name):
 
 
 def stages():
-    """All of them, by worth, with the seconds that they are expected to take."""
+    """All of them, by worth, with the seconds that they are expected to take. The sweep is for who asks for it."""
     names = [name for name, _ in gpu_cases()]
     others = sorted(names[CORE:], key=_worth)
     return (
         Stage("core", core, names[:CORE], 10, 5),
         Stage("bits", bits, NAMES_OF_BITS, 15, 0.04),
+        Stage("sweep", sweep, [gpu_variants.label(*pair) for pair in gpu_variants.pairs()], 15, 0.8),
         Stage("rows", rows, others, 10, 4),
         Stage("proof", proof, [*SANITIZERS, "tests"], 70, least=30),
         Stage("dtypes", dtypes, [f"{name} {dtype}" for dtype in OTHER_DTYPES for name in IN_OTHER_DTYPES], 12, 4),

@@ -8,7 +8,6 @@ from functools import partial
 
 import cases
 import gpu_hints
-from gpu_dry import replaced
 from optimizers import OPTIMIZERS
 from peers import Arrays
 
@@ -21,6 +20,19 @@ from gdgpu.kernels.sample_norms import SampleNorms
 USUAL = "as it is"
 KEEPING = ("kernel", "kernels", "split_cuda")  # functions of gdgpu.kernels that keep what they return
 SEEN = 1 << 20  # elements of a result that are compared
+
+
+@contextmanager
+def replaced(*changes: tuple[object, str, object]) -> Iterator[None]:
+    """(owner, name, value): what stands for something else in the block. AttributeError where there is no such name."""
+    held = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    try:
+        for change in changes:
+            setattr(*change)
+        yield
+    finally:
+        for change in held:
+            setattr(*change)
 
 
 @dataclass(frozen=True)
@@ -179,6 +191,14 @@ def pairs(words: Sequence[str] = ()) -> list[tuple[cases.Case, Variant]]:
     """[(case, variant)] in order; words: only cases whose names have one of these in them."""
     chosen = [name for name in TABLE if not words or any(word in name for word in words)]
     return [(cases.find(name), variant) for name in chosen for variant in TABLE[name]]
+
+
+def find(name: str) -> tuple[cases.Case, Variant]:
+    """The pair of a label. ValueError for any other name."""
+    for pair in pairs():
+        if label(*pair) == name:
+            return pair
+    raise ValueError(f"expected one of gpu_sweep.py --list, got {name!r}")
 
 
 def label(case: cases.Case, variant: Variant) -> str:

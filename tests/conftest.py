@@ -56,6 +56,7 @@ def stub(tmp_path, monkeypatch):
     import gpu_check
     import gpu_stages
     import gpu_stub
+    import gpu_sweep
 
     path = tmp_path / "asked.json"
 
@@ -67,7 +68,7 @@ def stub(tmp_path, monkeypatch):
 
     ask()
     monkeypatch.setenv("GDGPU_STUB", str(path))
-    for module in (gpu_stages, gpu_check):
+    for module in (gpu_stages, gpu_check, gpu_sweep):
         monkeypatch.setattr(module, "python", python)
     monkeypatch.setattr("gpu_process.START", 4.0)
     return ask

@@ -1,7 +1,6 @@
 """The sweep over variants of CUDA kernels, with no GPU: its table, what variants change, lines, restarts, the best."""
 
 import json
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -98,9 +97,9 @@ def test_a_hint_has_a_kernel_of_its_own_that_carries_it():
 
 
 class Clock:
-    """Times nothing. hurt: what a GPU that is lost raises at the next call."""
+    """Times nothing."""
 
-    xp, cold_bytes, hurt = np, 0, None
+    xp, cold_bytes = np, 0
 
     def free_bytes(self):
         return 1 << 40
@@ -112,8 +111,6 @@ class Clock:
         return [2e-6 if calls[0].__name__ == "<lambda>" else calls[0].seconds]
 
     def warm(self, calls):
-        if self.hurt:
-            raise RuntimeError(self.hurt)
         for call in calls:
             call()
 
@@ -121,10 +118,8 @@ class Clock:
         pass
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A sweep of four variants, which take 4, 2, 1 and 8 us; the third has other bits, the last fails."""
-    held = Clock()
+def test_a_variant_is_measured_as_it_says_and_beside_a_copy(monkeypatch):
+    """Four variants, which take 4, 2, 1 and 8 us; the third has other bits, the last fails."""
     found = {USUAL: (4e-6, 1), "same": (2e-6, 1), "other": (1e-6, 2), "broken": (8e-6, 3)}
     variants = [Variant(name, ((plan, "CUDA_BLOCKS", k),) if k else ()) for k, name in enumerate(found)]
 
@@ -133,103 +128,104 @@ def clock(monkeypatch):
 
         def call():
             if name == "broken":
-                raise ValueError("does not fit\nat all")
+                raise ValueError("does not fit")
 
         call.seconds, bits = found[name]
         return call, lambda: np.array([bits])
 
-    monkeypatch.setattr(gpu_sweep.harness, "clock", lambda device: held)
+    monkeypatch.setattr(gpu_sweep.harness, "clock", lambda device: Clock())
     monkeypatch.setattr(gpu_variants, "TABLE", {ROWS: variants})
     monkeypatch.setattr(gpu_variants, "built", built)
+    bench = gpu_sweep.Bench()
+    rows = [bench.measured(f"{ROWS}, {name}") for name in (USUAL, "same", "other")]
+    assert [round(row["us"], 3) for row in rows] == [4, 2, 1] and [row["share"] for row in rows] == [0.5, 1, 2]
+    assert rows[0]["bits"] == rows[1]["bits"] != rows[2]["bits"]
+    with pytest.raises(ValueError, match="does not fit"):
+        bench.measured(f"{ROWS}, broken")
+    assert plan.CUDA_BLOCKS > 4
+
+
+LABELS = [gpu_variants.label(*pair) for pair in gpu_variants.pairs(["norms/65536"])]
+
+
+@pytest.fixture
+def run(stub, tmp_path, capsys, monkeypatch):
+    """run(*options, **asked): (exit status, {label: row}, other lines) of a sweep over stubs, see gpu_stub.py."""
+    monkeypatch.setattr(gpu_sweep.devices, "resolve", lambda device: None)
+    monkeypatch.setattr(gpu_sweep.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("gpu_process.LIMIT", 1.0)
     monkeypatch.delenv("GDGPU_CACHE_DIR", raising=False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield held
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+
+    def go(*options, **asked):
+        stub(**asked)
+        capsys.readouterr()
+        status = gpu_sweep.main(["--only", "norms/65536", *map(str, options)])
+        lines = capsys.readouterr().out.splitlines()
+        rows = [json.loads(line) for line in lines if line[0] == "{"]
+        return status, {row.pop("case"): row for row in rows}, [line for line in lines if line[0] != "{"]
+
+    return go
 
 
-def run(capsys, *options):
-    """(exit status, rows, other lines)."""
-    capsys.readouterr()
-    try:
-        status = gpu_sweep.main(list(map(str, options)))
-    except SystemExit as leaving:
-        status = leaving.code
-    lines = capsys.readouterr().out.splitlines()
-    return status, [json.loads(line) for line in lines if line[0] == "{"], [line for line in lines if line[0] != "{"]
+def test_a_line_for_each_variant_in_order_and_the_best_last(run, tmp_path):
+    asked = {LABELS[0]: {"us": 4.0, "share": 0.5, "bits": "0"}, LABELS[3]: {"us": 1.0, "share": 2.0, "bits": "1"}}
+    asked |= {LABELS[1]: {"error": "ValueError: does not fit"}, LABELS[4]: "hang", LABELS[6]: "die"}
+    status, rows, said = run("--out", tmp_path / "sweep.jsonl", **asked)
+    assert status == 0 and list(rows) == LABELS
+    assert [label for label, row in rows.items() if "error" in row] == [LABELS[k] for k in (1, 4, 6)]
+    name, (case, variant) = LABELS[3], LABELS[3].split(", ")
+    figures = ["1.0", "4.0", "2.000", "+300.0", "%", "other", "bits"]
+    assert said[1].split() == [case, *variant.split(), *figures] and name in rows
+    assert said[-3:] == [
+        f"{LABELS[1]}: ValueError: does not fit",
+        f"{LABELS[4]}: cut after 1 s",
+        f"{LABELS[6]}: killed by SIGSEGV",
+    ]
+    assert [json.loads(line)["case"] for line in (tmp_path / "sweep.jsonl").read_text().splitlines()] == LABELS
+    assert run("--best", tmp_path / "sweep.jsonl") == (0, {}, said)
 
 
-def test_a_line_for_each_variant_in_order_and_the_best_last(clock, capsys, tmp_path):
-    status, rows, said = run(capsys, "--out", tmp_path / "sweep.jsonl")
-    assert status == 0
-    assert [row["variant"] for row in rows] == [USUAL, "same", "other", "broken"]
-    assert {row["case"] for row in rows} == {ROWS}
-    assert [row.get("us") and round(row["us"], 3) for row in rows] == [4, 2, 1, None]
-    assert [row.get("share") for row in rows] == [0.5, 1, 2, None]
-    assert [row.get("same_bits") for row in rows] == [True, True, False, None]
-    assert rows[-1]["error"] == "ValueError: does not fit"
-    assert said[1].split() == [ROWS, "other", "1.0", "4.0", "2.000", "+300.0", "%", "other", "bits"]
-    assert said[-1] == f"{ROWS}, broken: ValueError: does not fit"
-    assert [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()] == rows
-    assert run(capsys, "--best", tmp_path / "sweep.jsonl") == (0, [], said)
-
-
-def test_what_was_skipped_counts_if_the_file_has_it(clock, capsys, tmp_path):
+def test_what_was_cut_in_a_file_does_not_count(run, tmp_path):
     path = tmp_path / "sweep.jsonl"
-    _, rows, said = run(capsys, "--out", path)
+    run("--out", path)
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:2]) + lines[2][:40] + "\n")  # killed half way
-    status, more, again = run(capsys, "--out", path, "--skip", 2)
-    assert (status, more, again) == (0, rows[2:], said)
-    assert [row["same_bits"] for row in run(capsys, "--skip", 2)[1] if "us" in row] == [None]
+    path.write_text("".join(lines[:2]) + lines[2][:40])
+    assert list(gpu_sweep.read(path)) == LABELS[:2]
 
 
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
-def test_a_signal_ends_it_with_the_best_so_far(number, clock, capsys, monkeypatch):
-    built = gpu_variants.built
-
-    def interrupted(arrays, case):
-        if plan.CUDA_BLOCKS == 2:
-            signal.raise_signal(number)
-        return built(arrays, case)
-
-    monkeypatch.setattr(gpu_variants, "built", interrupted)
-    status, rows, said = run(capsys)
-    assert status == 128 + number and len(rows) == 2
-    assert said[1].split()[1] == "same"
-    assert gpu_variants.built is interrupted and plan.CUDA_BLOCKS > 4  # restored on the way out
+def test_a_late_hour_ends_it_with_the_best_so_far(run):
+    status, rows, said = run("--seconds", 1.5, pause=0.4)
+    assert status == 1 and 0 < len(rows) < len(LABELS) and said[1].startswith("norms/65536x784")
 
 
-def test_a_lost_gpu_and_a_late_hour_end_it_with_the_best_so_far(clock, capsys, monkeypatch):
-    release = Clock.release
-    monkeypatch.setattr(Clock, "release", lambda self: setattr(self, "hurt", "an illegal address"))
-    status, rows, said = run(capsys)
-    assert status == 1 and len(rows) == 1 and said[1].split()[1:4] == ["as", "it", "is"]
-    clock.hurt = None
-    monkeypatch.setattr(Clock, "release", release)
-    assert run(capsys, "--seconds", 1e-9)[:2] == (1, [])
+def test_a_lost_gpu_ends_it(run):
+    status, rows, _ = run(**{label: {"error": "an illegal address"} for label in LABELS})
+    assert status == 1 and len(rows) == 5
 
 
-def test_variants_that_were_not_prepared_are_named_and_not_tried(clock, capsys, tmp_path, monkeypatch):
-    (tmp_path / "manifest.json").write_text(json.dumps({"left_out": {f"sweep/{ROWS}, same": "48 bytes spilled"}}))
+def test_variants_that_were_not_prepared_are_named_and_not_tried(run, tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text(json.dumps({"left_out": {f"sweep/{LABELS[1]}": "48 bytes spilled"}}))
     (tmp_path / "kernels").mkdir()
     monkeypatch.setenv("GDGPU_CACHE_DIR", str(tmp_path / "kernels"))
-    rows = run(capsys)[1]
-    assert rows[1]["error"] == "RuntimeError: left out when kernels were prepared: 48 bytes spilled"
-    assert "us" in rows[2]
+    status, rows, said = run(**{LABELS[1]: "hang"})
+    assert status == 0 and rows[LABELS[1]] == {"left_out": "48 bytes spilled"} and len(rows) == len(LABELS)
+    assert said[-1] == f"{LABELS[1]}: 48 bytes spilled"
 
 
 def test_the_list_is_in_order_and_only_chooses_cases(capsys):
-    _, _, listed = run(capsys, "--list")
+    gpu_sweep.main(["--list"])
+    listed = capsys.readouterr().out.splitlines()
     assert listed == [gpu_variants.label(*pair) for pair in gpu_variants.pairs()]
-    assert run(capsys, "--list", "--skip", len(listed) - 1)[2] == listed[-1:]
-    some = run(capsys, "--list", "--only", "norms", "softmax")[2]
+    assert [gpu_variants.label(*gpu_variants.find(label)) for label in listed] == listed
+    gpu_sweep.main(["--list", "--only", "norms", "softmax"])
+    some = capsys.readouterr().out.splitlines()
     assert some and some == [line for line in listed if line.startswith(("norms", "softmax"))]
 
 
-@pytest.mark.parametrize("options", ("--only nothing", "--skip -1", "--skip 9999", "--seconds 0", "--best none.jsonl"))
+@pytest.mark.parametrize("options", ("--only nothing", "--seconds 0", "--best none.jsonl", "--out none/none"))
 def test_bad_options_are_refused_in_one_line(options, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu_sweep.devices, "resolve", lambda device: None)
     with pytest.raises(SystemExit) as leaving:
         gpu_sweep.main(options.split())
     err = capsys.readouterr().err
@@ -240,11 +236,13 @@ def test_a_table_of_several_cases_has_one_best_for_all():
     """Of what was measured on all of them: a gain on one may be a loss on another."""
 
     def rows(case, **times):
-        return [{"case": case, "variant": name.replace("_", " "), "us": us, "share": 0.5} for name, us in times.items()]
+        return {f"{case}, {k.replace('_', ' ')}": {"us": us, "share": 0.5, "bits": "0"} for k, us in times.items()}
 
     first, second = rows("norms/65536x784", as_it_is=100.0), rows("norms/4096x2^16", as_it_is=100.0)
-    first += rows("norms/65536x784", block_128=50.0, block_512=80.0, resident_512=1.0)
-    second += rows("norms/4096x2^16", block_128=150.0, block_512=80.0)
-    lines = gpu_sweep.best(first + second)
+    first |= rows("norms/65536x784", block_128=50.0, block_512=80.0, resident_512=1.0)
+    second |= rows("norms/4096x2^16", block_128=150.0, block_512=80.0)
+    lines = gpu_sweep.best(first | second)
     assert lines[-1] == "all of norms/65536x784, norms/4096x2^16: block 512, +25.0 %, the least +25.0 %"
-    assert lines[1].split()[1:3] == ["resident", "512"] and "?" in gpu_sweep.best(first[1:])[1]
+    assert lines[1].split()[1:3] == ["resident", "512"]
+    del first["norms/65536x784, as it is"]
+    assert "?" in gpu_sweep.best(first)[1]

@@ -16,6 +16,7 @@ import gpu_check
 import gpu_smoke
 import gpu_stages
 import gpu_stub
+import gpu_variants
 
 from gdgpu import devices
 
@@ -122,6 +123,13 @@ def test_the_same_error_twice_ends_its_stage_alone(check, capsys):
     assert status == 1 and report["stages"]["core"]["error"] == "twice: no memory"
     left = [row["case"] for row in report["rows"] if row.get("error") == "not reached"]
     assert left == CORE[2:] and report["bits_equal"] is True
+
+
+def test_the_sweep_is_for_who_asks_for_it(check, capsys):
+    status, report = check("--stages", "sweep")
+    assert status == 1 and list(report["stages"]) == ["sweep"]  # all else is not measured
+    assert set(report["sweep"]) == {gpu_variants.label(*pair) for pair in gpu_variants.pairs()}
+    assert report["best"][0] in capsys.readouterr().out and len(report["best"]) > len(gpu_variants.TABLE)
 
 
 def test_it_leaves_at_once_when_it_is_told_to(tmp_path, check, stub):
