@@ -14,6 +14,7 @@ import cases
 import gpu_prepare
 
 from gdgpu.kernels import generate, plan, reduce, tree
+from gdgpu.machine_code_tools import assembled
 
 NEEDED = "gdgpu.kernels.target", "gpu_hints", "gpu_sweep", "gpu_variants", "gpu_work"
 target, gpu_hints, gpu_sweep, gpu_variants, gpu_work = (
@@ -91,7 +92,7 @@ def test_a_hint_has_a_kernel_of_its_own_that_carries_it():
     for variant in (Variant(USUAL), Variant("hinted", (), "streaming")):
         with variant.applied():
             kernel = reduce.kernel("cuda", "float32", False)
-            code[variant.name] = kernel.link()[0], kernel.code
+            code[variant.name] = assembled(*kernel.link()).instructions, kernel.code
     (plain, name), (hinted, other) = code.values()
     assert name != other and plain != hinted
 
