@@ -81,6 +81,7 @@ def test_all_is_there_and_a_second_run_makes_nothing(small, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (*kernels, made / "bits-cpu.npz")}
     status, said, _ = run(made, capsys)
     assert (status, said["compiled"], said["kernels"]) == (0, 0, 2)
+    assert json.loads((made / "manifest.json").read_text()) == manifest  # and who made it stays named
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
