@@ -54,7 +54,7 @@ def _row(name, dtype):
 
 
 def tests() -> Work:
-    """{name: call} of what tests/test_gpu.py launches."""
+    """{name: call} of what tests/test_gpu.py, gpu_smoke.py and gpu_hazards.py launch."""
     found = {}
     for (name, make), dtype in itertools.product(TESTED.items(), ("float32", "bfloat16")):
         found[f"test/{name} {dtype}"] = partial(_steps, make, dtype)
@@ -76,6 +76,7 @@ GUARDED = {
 def _steps(make, dtype):
     arrays = Addresses(dtype)
     make(arrays.normal(5000)).bind(arrays.normal(5000))()
+    make(arrays.normal(1000)).step(arrays.normal(1000), found_inf=False)
     make(arrays.normal(301)).bind_samples(arrays.normal(70, 301))()
 
 
