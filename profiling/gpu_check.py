@@ -77,12 +77,14 @@ def missing(directory, sweeps, end):
     options = [] if sweeps else ["--no-sweep"]
     done = run(python("profiling/gpu_prepare.py", directory, "--verify", *options), end - time.monotonic())
     try:
-        found = json.loads(done.out[-1])["missing"]
-    except (IndexError, KeyError, ValueError):
+        found = json.loads(done.out[-1])
+        absent, is_whole = found["missing"], found["whole"] and not done.status
+    except (IndexError, KeyError, TypeError, ValueError):
         return f"--prebuilt: {directory} could not be looked through: {done.why}"
-    if not found:
-        return None
-    return f"--prebuilt: {len(found)} kernels are not in {directory}, {found[0]} first: prepare it anew, or --compile"
+    if absent:
+        what = f"{len(absent)} kernels are not in {directory}, {absent[0]} first"
+        return f"--prebuilt: {what}: prepare it anew, or --compile"
+    return None if is_whole else f"--prebuilt: {directory} is not as it was prepared ({done.why}): prepare it anew"
 
 
 def parse(arguments, names):

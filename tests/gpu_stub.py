@@ -59,7 +59,7 @@ def main():
         do(asked[script][-1], script, "") if isinstance(asked[script][-1], str) else sys.exit(asked[script][-1])
         return
     if script == "gpu_prepare.py":
-        say(json.dumps({"kernels": 3, "missing": asked.get("missing", [])}))
+        say(json.dumps({"kernels": 3, "missing": asked.get("missing", []), "whole": asked.get("whole", True)}))
         return
     if asked.get("compiles") == script:
         open(f"{os.environ['GDGPU_CACHE_DIR']}/{os.environ['GDGPU_FINGERPRINT']}.sm_90.cubin", "w").close()

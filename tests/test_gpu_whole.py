@@ -74,6 +74,7 @@ def test_everything_holds(check, capsys):
         ({"step_has_the_bits": {"error": "7 of 9 elements"}}, 3, "step_has_the_bits: 7 of 9 elements"),
         ({"reduction_has_the_bits": "hang"}, 3, "reduction_has_the_bits: cut after"),
         ({"missing": ["update_a_1", "b"]}, 3, "--prebuilt: 2 kernels are not in "),
+        ({"whole": False}, 3, "is not as it was prepared"),
         ({"gpu_prepare.py": ["ImportError: no numba", 1]}, 3, "could not be looked through: ImportError: no numba"),
     ],
 )
