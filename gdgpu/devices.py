@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 
 NAMES = ("auto", "cpu", "cuda")
+NUMBA_CUDA = "0.30.4"  # the first that numba 0.66 and later have not broken
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,33 @@ def why_no_cuda():
             return "no CUDA device was found"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"no CUDA device: {error}"
-    from .kernels import toolchain  # last: where there is no GPU, nobody waits for numba.cuda
+    return why_no_kernels()  # last: where there is no GPU, nobody waits for numba.cuda
 
-    return toolchain.why_not()
+
+def why_no_kernels(compiles=None):
+    """One line that says why no CUDA kernel can be compiled or taken from the disk, or None if it can; needs no GPU.
+
+    compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
+    carried along (GDGPU_FINGERPRINT).
+    """
+    from .kernels.toolchain import first, install, version, why_no_code
+
+    found, needed = version("numba-cuda"), f"needed: numba-cuda {NUMBA_CUDA} or newer, {install()}"
+    if not found:
+        return f"numba-cuda is not installed; {needed}"
+    try:
+        from packaging.version import Version
+
+        if Version(found) < Version(NUMBA_CUDA):
+            return f"numba-cuda {found} is too old; {needed}"
+        import_module("numba_cuda")  # without it numba has a numba.cuda of its own
+        from .kernels import target
+    except Exception as error:
+        beside = f"numba {version('numba')} and NumPy {version('numpy')}"
+        return f"numba-cuda {found} cannot be imported beside {beside} ({first(error)}); needed: {install()}"
+    if compiles is None:
+        compiles = not os.environ.get("GDGPU_FINGERPRINT")
+    return why_no_code(target.libraries) if compiles else None
 
 
 def resolve(device=None):

@@ -3,7 +3,7 @@
 import platform
 
 from . import __version__
-from .devices import simulated, why_no_cuda
+from .devices import simulated, why_no_cuda, why_no_kernels
 from .kernels import toolchain
 from .machine_code_tools import MissingToolError, tool_version
 
@@ -63,7 +63,7 @@ def _compilers():
         yield "nvdisasm", tool_version("nvdisasm")
     except (OSError, MissingToolError) as error:
         yield "nvdisasm", f"none ({error})"
-    yield "CUDA kernels", "simulated" if simulated() else toolchain.why_not(compiles=True) or "can be compiled"
+    yield "CUDA kernels", "simulated" if simulated() else why_no_kernels(compiles=True) or "can be compiled"
 
 
 def _cpu():

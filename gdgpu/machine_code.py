@@ -14,8 +14,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from .devices import simulated
-from .kernels import toolchain
+from .devices import simulated, why_no_kernels
 from .machine_code_sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
 from .machine_code_tools import MissingToolError, assembled, disassemble, tool
 
@@ -190,7 +189,7 @@ def require_tools():
     """Raise MissingToolError, which says what to install or unset, where kernels cannot be compiled and looked at."""
     if simulated():
         raise MissingToolError("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
-    if broken := toolchain.why_not(compiles=True):
+    if broken := why_no_kernels(compiles=True):
         raise MissingToolError(broken)
     tool("nvdisasm")
 

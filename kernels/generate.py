@@ -62,7 +62,10 @@ def _fingerprint():
     elsewhere under the same word are found. The texts of the sources always count.
     """
     here = Path(__file__).parent
-    texts = [(here / f"{stem}.py").read_text() for stem in ("scalars", "memory", "codes", "vectors", "cpu", "target")]
+    texts = [
+        (here / f"{stem}.py").read_text()
+        for stem in ("scalars", "memory", "codes", "vectors", "cpu", "target", "linking")
+    ]
     return "\n".join([*_toolchain(), *texts])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import cuda, types
 
-from . import codes, driver, generate, memory, scalars, toolchain
+from . import codes, driver, generate, linking, memory, scalars, toolchain
 from .tree import SIMULATED
 
 __all__ = [
@@ -35,11 +35,9 @@ __all__ = [
     "store",
 ]
 
-CONTRACTION = "-fma=0"  # what is no explicit fma is none: a rule's `a * b + c` has the same bits everywhere
 REGISTERS = 1 << 16  # of a multiprocessor, which gives them to threads by eights
 _GLOBAL = 1  # NVVM's address space of device memory: LDG and STG instead of generic loads and stores
 _atomic = threading.Lock()
-compiling = threading.RLock()  # NVVM, which nvJitLink calls too, crashes when two threads are in it
 
 
 @contextlib.contextmanager
@@ -166,8 +164,9 @@ class Kernel:
         """
         if self.resident and capability < (10, 0):  # for later ones NVVM unrolls further, and a bound would spill
             options = (*options, f"--maxrregcount={REGISTERS // self.resident & -8}")
-        with compiling, toolchain.named_faults(f"{self.name} for sm_{capability[0]}{capability[1]}"):
-            return link(self._intermediate(min(capability, (8, 0))), capability, options)
+        what = f"{self.name} for sm_{capability[0]}{capability[1]}"
+        with linking.compiling, toolchain.named_faults(what, libraries):
+            return linking.link(self._intermediate(min(capability, (8, 0))), capability, options)
 
     def _intermediate(self, capability):
         if capability not in self._made:
@@ -175,26 +174,6 @@ class Kernel:
             how = {"device": False, "abi": "numba", "cc": capability, "output": "ltoir"}
             self._made[capability], _ = cuda.compile(self.function, signature, **how)
         return self._made[capability]
-
-
-def link(intermediate, capability, options=()):
-    """(machine code, what ptxas says of it) of NVVM's intermediate code. Hold `compiling`."""
-    from cuda.bindings import nvjitlink
-
-    contraction = "-fma=0" if "--fmad=false" in options else CONTRACTION
-    chosen = [f"-arch=sm_{capability[0]}{capability[1]}", "-lto", contraction]
-    chosen += [f"-Xptxas={option}" for option in ("-v", *options)]
-    linker = nvjitlink.create(len(chosen), chosen)
-    try:
-        nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, intermediate, len(intermediate), "gdgpu")
-        nvjitlink.complete(linker)
-        code = bytearray(nvjitlink.get_linked_cubin_size(linker))
-        nvjitlink.get_linked_cubin(linker, code)
-        log = bytearray(nvjitlink.get_info_log_size(linker))
-        nvjitlink.get_info_log(linker, log)
-        return bytes(code), log.decode().rstrip("\0")
-    finally:
-        nvjitlink.destroy(linker)
 
 
 def jit(kinds, name, code=None, resident=None):

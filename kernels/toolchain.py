@@ -1,16 +1,15 @@
-"""What a first compile for a GPU needs. One line names the part that is broken, the version found and the one needed.
+"""The libraries that compile for a GPU. One line names the one that is broken, the version found and the one needed.
 
-Nothing but numba-cuda's own version is looked up: numba.cuda is imported, and NVVM and nvJitLink make machine code of a
-few lines, as they do of a kernel.
+No table says which versions go together: NVVM and nvJitLink make machine code of a few lines, as they do of a kernel.
 """
 
 import contextlib
 import json
-import os
 from importlib import import_module, metadata
 from pathlib import Path
 
-NUMBA_CUDA = "0.30.4"  # the first that numba 0.66 and later have not broken
+from . import linking
+
 LIBRARIES = {"NVRTC": "nvrtc", "NVVM": "nvvm", "nvJitLink": "nvJitLink"}  # as cuda.pathfinder calls them
 _TEXT = """
 target triple = "nvptx64-nvidia-cuda"
@@ -26,40 +25,33 @@ define void @probe() {{
 """
 
 
-def why_not(compiles=None):
-    """One line that says why no kernel can be compiled or taken from the disk, or None if it can.
+def why_no_code(libraries=None):
+    """One line that says why NVVM and nvJitLink make no machine code, or None if they do.
 
-    compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
-    carried along (GDGPU_FINGERPRINT).
+    libraries: numba-cuda's own search for them, which looks in more places, or None.
     """
-    if compiles is None:
-        compiles = not os.environ.get("GDGPU_FINGERPRINT")
-    return _package() or (why_no_code() if compiles else None)
-
-
-def why_no_code():
-    """One line that says why NVVM and nvJitLink make no machine code, or None if they do."""
     try:
-        from . import target
-
-        with target.compiling:
-            return _missing(target) or _failing(target)
+        with linking.compiling:
+            return _missing(libraries) or _failing()
     except Exception as error:  # what this module knows nothing of is a line as well
-        return f"the CUDA compiler is broken ({_first(error)}); needed: {_install()}"
+        return f"the CUDA compiler is broken ({first(error)}); needed: {install()}"
 
 
 @contextlib.contextmanager
-def named_faults(what):
-    """An error that is the toolchain's fault, not that of `what` it compiles, becomes a RuntimeError of one line."""
+def named_faults(what, libraries=None):
+    """An error that is the toolchain's fault, not that of `what` it compiles, becomes a RuntimeError of one line.
+
+    libraries: see why_no_code.
+    """
     try:
         yield
     except Exception as error:
-        if broken := why_no_code():
+        if broken := why_no_code(libraries):
             raise RuntimeError(broken) from error
         if type(error).__module__.startswith("cuda."):
             have = " and ".join(f"{part} {found or 'of unknown version'}" for part, found in versions().items())
             needed = "; needed: those of a newer CUDA toolkit" if "_ARCH" in str(error) else ""
-            raise RuntimeError(f"{what}: {have} cannot compile it ({_first(error)}){needed}") from error
+            raise RuntimeError(f"{what}: {have} cannot compile it ({first(error)}){needed}") from error
         raise
 
 
@@ -76,54 +68,36 @@ def version(*packages):
     return None
 
 
-def _package():
-    found = version("numba-cuda")
-    if not found:
-        return f"numba-cuda is not installed; needed: numba-cuda {NUMBA_CUDA} or newer, {_install()}"
-    try:
-        from packaging.version import Version
-
-        if Version(found) < Version(NUMBA_CUDA):
-            return f"numba-cuda {found} is too old; needed: numba-cuda {NUMBA_CUDA} or newer, {_install()}"
-        import_module("numba_cuda")  # without it numba has a numba.cuda of its own
-        from . import target  # noqa: F401
-    except Exception as error:
-        beside = f"numba {version('numba')} and NumPy {version('numpy')}"
-        return f"numba-cuda {found} cannot be imported beside {beside} ({_first(error)}); needed: {_install()}"
-    return None
-
-
-def _missing(target):
+def _missing(libraries):
     with contextlib.suppress(Exception):
-        paths = target.libraries()  # numba-cuda's own search, which looks in more places
-        if not paths["libdevice"].info:
-            return f"libdevice.10.bc was not found beside NVVM {_nvvm_version()}; needed: {_install()}"
+        if libraries and not libraries()["libdevice"].info:
+            return f"libdevice.10.bc was not found beside NVVM {_nvvm_version()}; needed: {install()}"
     for part, name in LIBRARIES.items():
         try:
             _path(name)
         except Exception as error:
-            return f"{part} (lib{name}) was not found ({_first(error)}); needed: that of CUDA {_major()}, {_install()}"
+            return f"{part} (lib{name}) was not found ({first(error)}); needed: that of CUDA {_major()}, {install()}"
     return None
 
 
-def _failing(target):
+def _failing():
     from cuda.bindings import nvjitlink, nvvm
 
     nvvm_found, nvjitlink_found = (found or "of unknown version" for found in versions().values())
     try:
         made = _intermediate(nvvm)
     except nvvm.nvvmError as error:
-        return f"NVVM {nvvm_found} compiles nothing ({_first(error)}); needed: that of CUDA {_major()}, {_install()}"
+        return f"NVVM {nvvm_found} compiles nothing ({first(error)}); needed: that of CUDA {_major()}, {install()}"
     try:
-        target.link(made, (8, 0))
+        linking.link(made, (8, 0))
     except nvjitlink.nvJitLinkError as error:
-        said = _first(error)
+        said = first(error)
         if "OUTDATED_LIBRARY" in said:
             needed = f"{nvvm_found} or newer" if nvvm_found[0].isdigit() else "one of NVVM's version or newer"
             older = f"nvJitLink {nvjitlink_found} is older than NVVM {nvvm_found}"
             return f"{older} ({said}); needed: nvJitLink {needed}, pip install -U nvidia-nvjitlink{_suffix()}"
         what = f"nvJitLink {nvjitlink_found} links nothing that NVVM {nvvm_found} makes"
-        return f"{what} ({said}); needed: both of one CUDA toolkit, {_install()}"
+        return f"{what} ({said}); needed: both of one CUDA toolkit, {install()}"
     return None
 
 
@@ -178,10 +152,12 @@ def _suffix():
     return "-cu12" if _major() == "12" else ""
 
 
-def _install():
+def install():
+    """What brings all of them."""
     return f"pip install -U gdgpu[cuda{_major()}]"
 
 
-def _first(error):
+def first(error):
+    """The first line of what an error says."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -16,7 +16,6 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from gdgpu import devices, machine_code
-from gdgpu.kernels import toolchain
 from gdgpu.kernels.catalogue import ROWS
 
 TEXT = {"kernel": "kernel", "dtype": "dtype", "arch": "arch"}  # heading of a column: key of the row
@@ -90,7 +89,7 @@ def main():
     args = arguments()
     if devices.simulated():
         fail("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
-    if broken := toolchain.why_not(compiles=True):
+    if broken := devices.why_no_kernels(compiles=True):
         fail(broken)
     rows, architectures = chosen(args.kernel, args.arch or [])
     complete = True

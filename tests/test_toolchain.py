@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from gdgpu import info, machine_code_tools
+from gdgpu import devices, info, machine_code_tools
 from gdgpu.kernels import toolchain, tree
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: install gdgpu[test]")
@@ -93,9 +93,8 @@ import os
 import cupy
 cupy.cuda.runtime.getDeviceCount = lambda: 1  # as if there were a GPU
 from gdgpu import devices, info
-from gdgpu.kernels import toolchain
 rows = dict(info.rows())
-print(toolchain.why_not())
+print(devices.why_no_kernels())
 print(devices.why_no_cuda())
 print(rows["CUDA kernels"])
 print(rows["GPU"].removeprefix("not used: "))
@@ -107,10 +106,14 @@ except RuntimeError as error:
 except AttributeError:
     pass  # of the import of numba.cuda: there is no kernel to ask
 os.environ["GDGPU_FINGERPRINT"] = "carried"
-print(toolchain.why_not())
+print(devices.why_no_kernels())
 """
 LATER = "import numpy\nvars(numpy).pop('row_stack', None)\n"  # as NumPy 2.5 is
-LENT = LATER + "from gdgpu.kernels import target, toolchain\nprint(hasattr(numpy, 'row_stack'), toolchain.why_not())\n"
+LENT = f"""{LATER}
+from gdgpu import devices
+from gdgpu.kernels import target
+print(hasattr(numpy, "row_stack"), devices.why_no_kernels())
+"""
 
 
 @pytest.fixture
@@ -136,7 +139,7 @@ def test_versions_are_numbers_not_texts(monkeypatch):
         monkeypatch.setattr(
             metadata, "version", lambda name, found=found: found if name == "numba-cuda" else usual(name)
         )
-        assert str(toolchain.why_not()).startswith(why)
+        assert str(devices.why_no_kernels()).startswith(why)
 
 
 def test_an_architecture_that_nvjitlink_does_not_know():
@@ -158,7 +161,7 @@ def test_a_rule_that_cannot_be_compiled_is_not_the_toolchains_fault():
 
 def test_nothing_is_broken_here():
     linker = metadata.version("nvidia-nvjitlink-cu12" if MAJOR == "12" else "nvidia-nvjitlink").rpartition(".")[0]
-    assert toolchain.why_not() is None and toolchain.versions() == {"NVVM": NVVM, "nvJitLink": linker}
+    assert devices.why_no_kernels() is None and toolchain.versions() == {"NVVM": NVVM, "nvJitLink": linker}
 
 
 @pytest.mark.parametrize("before", ("", "from numba import cuda\ncuda.jit(lambda at: None)\n"))
