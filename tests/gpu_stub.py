@@ -34,6 +34,8 @@ def say(line):
 
 def do(asked, script, name):
     if asked == "hang":
+        with open(f"{os.environ['GDGPU_STUB']}.pid", "w") as file:
+            file.write(str(os.getpid()))
         time.sleep(600)
     if asked == "die":
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -18,6 +18,8 @@ import gpu_stages
 import gpu_stub
 import gpu_variants
 
+from test_gpu_process import is_gone
+
 from gdgpu import devices
 
 TESTS = ["tests/test_gpu.py::test_a PASSED [ 50%]", "tests/test_gpu.py::test_b SKIPPED (no second GPU) [100%]", 0]
@@ -151,6 +153,8 @@ def test_it_leaves_at_once_when_it_is_told_to(tmp_path, check, stub):
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM and time.monotonic() - start < 3
+    pid = (tmp_path / "asked.json.pid").read_text()
+    assert any(is_gone(pid) or time.sleep(0.1) for _ in range(50))
     assert measured(path) == 3
 
 
