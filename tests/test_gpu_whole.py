@@ -17,7 +17,6 @@ import gpu_smoke
 import gpu_stages
 import gpu_stub
 import gpu_variants
-
 from test_gpu_process import is_gone
 
 from gdgpu import devices
