@@ -215,7 +215,7 @@ class Bound:
 
     def __init__(self, optimizer, lay_out):
         self._optimizer, self._lay_out, self._launches = optimizer, lay_out, None
-        with optimizer._in_order():
+        with optimizer._in_order("bind the step before the capture"):
             self._prepare()
 
     def _prepare(self):

@@ -35,8 +35,8 @@ class Model:
         self._in_order()
 
     def _in_order(self):
-        """Let the current stream wait for what the model has enqueued on others, which works in the same memory."""
-        not_recorded(self._order.follow(), "take the calls of models outside of a capture")
+        """Before its own memory is used: behind what it enqueued on other streams, and never in a CUDA graph."""
+        not_recorded(self._order.follow(), "take the calls of models outside of the capture")
 
     @property
     def metric_name(self):
@@ -145,6 +145,7 @@ class Model:
         return cast(self._matrix(X, name), self.dtype)
 
     def _matrix(self, X, name):
+        self._order.follow()
         X = self._array(X, name)
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ValueError(f"{name}: expected shape (samples, {self.n_features}), got {X.shape}")

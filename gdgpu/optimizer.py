@@ -73,10 +73,11 @@ class Optimizer:
             self._renew()
 
     @contextmanager
-    def _in_order(self):
-        """Where it allocates and launches, behind all that it enqueued; gives whether a CUDA graph is recorded."""
+    def _in_order(self, instead="take this call outside of the capture"):
+        """Where it allocates and launches, behind all that it enqueued. RuntimeError while a CUDA graph is recorded."""
         with on_device_of(self._views):
-            yield self._order.follow()
+            not_recorded(self._order.follow(), instead)
+            yield
 
     def _new_state(self, v, group, name):
         return self._storage.new(self.kernel_device, self._xp, v, group.rule, name, self._initial(group, name))
@@ -205,8 +206,7 @@ class Optimizer:
         Raises ValueError or TypeError before anything is touched.
         """
         grads = self._grads(grads)
-        with self._in_order() as recorded:
-            not_recorded(recorded, _BIND)
+        with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
             self._take(self._launches.prepare(grads, extras))
 
@@ -225,8 +225,7 @@ class Optimizer:
         Raises ValueError or TypeError before anything is touched.
         """
         G, number_of, most = self._samples(G, reduction, max_norm)
-        with self._in_order() as recorded:
-            not_recorded(recorded, _BIND)
+        with self._in_order(_BIND):
             held = cast_weights(weights, number_of, G, self._xp)
             self._take(self._launches.prepare_samples(G, held, number_of, reduction, most))
 
@@ -238,7 +237,7 @@ class Optimizer:
         it owns what the replays read, whatever becomes of the call.
         """
         grads = self._grads(grads)
-        with self._in_order():
+        with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
         return Bound(self, lambda launches: launches.prepare(grads, extras))
 

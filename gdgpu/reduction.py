@@ -116,7 +116,7 @@ class Accumulator:
     def _in_order(self):
         """Where the sums lie, behind what was enqueued on them before."""
         with on_device_of(self._views):
-            not_recorded(self._order.follow(), "add up batches outside of it")
+            not_recorded(self._order.follow(), "add up batches outside of the capture")
             yield
 
     def _factors(self, G):

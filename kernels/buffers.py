@@ -1,10 +1,13 @@
 """Small device buffers that kernels read: tables of addresses, items of work, hyperparameters, partial sums."""
 
 import itertools
+import weakref
 
 import numpy as np
 
 LAUNCHES = 64  # from one look at counters to the next
+_UNSEEN = -(1 << 31)  # what no counter comes to, where a copy is to come
+_pinned, _faults = {}, []
 
 
 class Buffer:
@@ -51,16 +54,21 @@ class Buffer:
 
 
 class Scratch:
-    """Device memory that is kept between calls and only grows, by name. Zero when new."""
+    """Device memory that is kept between calls and only grows, by name. Zero when new.
 
-    def __init__(self, xp):
-        self.xp, self._held = xp, {}
+    retire(array): keeps what is replaced for as long as a launch may read it.
+    """
+
+    def __init__(self, xp, retire=lambda array: None):
+        self.xp, self.retire, self._held = xp, retire, {}
 
     def get(self, name, nbytes):
         """The address of at least nbytes."""
         held = self._held.get(name)
         if held is None or held.nbytes < nbytes:
             _refuse_capture(self.xp)
+            if held is not None:
+                self.retire(held)
             held = self._held[name] = self.xp.zeros(nbytes, np.uint8)
         return address_of(held)
 
@@ -68,47 +76,63 @@ class Scratch:
 class Counters:
     """Arrival counters of kernels: int32 that are 0 between launches, which the last block to arrive sees to.
 
-    After a launch that was cut, or two that overlapped, they are not, and no later result is right. They are looked
-    at behind every so many launches, without waiting: what is copied there is read before the next copy.
+    After two launches that overlapped they are not, and no later result is right. Behind every so many launches they
+    are copied to the host; nobody waits for that: what has come is looked at behind the next as many. A fault is raised
+    by the next call of any owner (raise_fault), before it launches. Replays of CUDA graphs are not seen here.
     """
 
-    def __init__(self, xp):
-        self.xp, self.held, self._launches, self._copy = xp, None, 0, None
+    def __init__(self, xp, retire=lambda array: None):
+        self.xp, self.retire, self.held, self._launches, self._copied = xp, retire, None, 0, 0
+        self._give_back = None
 
     def get(self, count):
         """The address of at least `count` of them."""
         if self.held is None or len(self.held) < count:
             _refuse_capture(self.xp)
+            if self.held is not None:
+                self.retire(self.held)
             self.held = self.xp.zeros(count, np.int32)
+            if self.xp is not np:
+                self._take_pinned(self.held.nbytes)
         return address_of(self.held)
 
     def launched(self):
-        """To be called behind a launch. RuntimeError if counters were found wrong; they are 0 again then."""
+        """To be called behind a launch."""
         self._launches += 1
         if self._launches % LAUNCHES == 0 and self.xp is not np and len(self.held):
-            self._look(self.xp.cuda)
+            self._look(self.xp.cuda.get_current_stream())
 
-    def _look(self, cuda):
-        stream = cuda.get_current_stream()
+    def _take_pinned(self, nbytes):
+        """Host memory of a pool of our own: a copy to it may still be under way when its owner is gone."""
+        if self._give_back:
+            self._give_back()
+        size = 1 << (max(nbytes, 64) - 1).bit_length()
+        free = _pinned.setdefault(size, [])
+        pinned = free.pop() if free else self.xp.cuda.alloc_pinned_memory(size)
+        self._give_back = weakref.finalize(self, free.append, pinned)
+        self._seen, self._copied = np.frombuffer(pinned, np.int32, nbytes // 4), 0
+
+    def _look(self, stream):
         if stream.is_capturing():
             return
-        if self._copy is not None:
-            held, pinned, copied = self._copy
-            if not copied.done:
+        if self._copied:
+            if (self._seen == _UNSEEN).any():  # it is still under way
                 return
-            if np.frombuffer(pinned, np.int32, len(held)).any():
+            if self._seen.any():
                 self.held.fill(0)
-                self._copy = None
-                raise RuntimeError(
-                    "a launch was cut, or two overlapped, on one workspace: "
-                    f"trust no result of the last {2 * LAUNCHES} calls; the next ones are right again"
+                since = self._launches - self._copied + LAUNCHES
+                _faults.append(
+                    "two launches overlapped on one workspace, or one was cut: "
+                    f"trust no result of its last {since} calls; the next ones are right again"
                 )
-        if self._copy is None or self._copy[0] is not self.held:
-            pinned, copied = cuda.alloc_pinned_memory(self.held.nbytes), cuda.Event(disable_timing=True)
-            self._copy = self.held, pinned, copied
-        held, pinned, copied = self._copy
-        held.data.copy_to_host_async(pinned.ptr, held.nbytes, stream)
-        copied.record(stream)
+        self._seen[...], self._copied = _UNSEEN, self._launches
+        self.held.data.copy_to_host_async(self._seen.ctypes.data, self.held.nbytes, stream)
+
+
+def raise_fault():
+    """RuntimeError if counters were found wrong since the last call: nothing of this one is launched yet."""
+    if _faults:
+        raise RuntimeError(_faults.pop())
 
 
 def _refuse_capture(xp):

@@ -4,11 +4,16 @@ Kernels of an owner share its tables, partial sums and counters, so those of two
 """
 
 from . import driver
+from .buffers import raise_fault
 from .tree import SIMULATED
 
 
 class Order:
-    """The stream that an owner's work was last enqueued on. On its own device, in one thread at a time."""
+    """The stream that an owner's work was last enqueued on. On its own device, in one thread at a time.
+
+    It must live until the work is done: CuPy's own streams are held here, torch's live as long as the process. Default
+    streams of each thread, which share a handle, are not told apart.
+    """
 
     def __init__(self):
         self._api = driver.driver()
@@ -18,8 +23,9 @@ class Order:
         """Let the current stream wait for what the owner has enqueued on others; says whether it records a CUDA graph.
 
         Nothing that is recorded runs, so then nothing is ordered: replays are ordered by the streams they are on alone.
-        RuntimeError if the stream to wait for is itself recording.
+        RuntimeError if the stream to wait for is itself recording, or counters were found wrong.
         """
+        raise_fault()
         stream = self._api.current_stream()
         if self._api.capturing(stream.ptr):
             return True

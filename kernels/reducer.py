@@ -57,8 +57,8 @@ class Reduction:
 
     def __init__(self, device, xp, get_kernel):
         self.device, self.xp, self.get_kernel = device, xp, get_kernel
-        self.layouts, self.clippers, self.scratch = {}, {}, Scratch(xp)
-        self.counters, self.order = Counters(xp), order(device)
+        self.layouts, self.clippers, self.order = {}, {}, order(device)
+        self.scratch, self.counters = Scratch(xp, self.order.retire), Counters(xp, self.order.retire)
 
     def prepare(self, job):
         """The call that launches, for as long as no other job is prepared; on CUDA it does not wait."""
@@ -166,7 +166,7 @@ class Reduction:
 
 def _places(first, sizes, itemsize):
     """The addresses of arrays of these sizes, one after the other from the address `first` on."""
-    return [first + int(before) * itemsize for before in np.cumsum([0, *sizes[:-1]])]
+    return [first + int(before) * itemsize for before in np.cumsum([0, *sizes])[:-1]]
 
 
 def _table(job, workspace):

@@ -69,10 +69,9 @@ if SIMULATED:
 
 else:
     with _lent_names():
-        from numba.cuda import cuda_paths, cudaimpl  # noqa: F401
+        from numba.cuda import cudaimpl  # noqa: F401
     from numba.cuda.extending import intrinsic, overload
 
-    libraries = cuda_paths.get_cuda_paths  # where numba-cuda looks for NVVM, NVRTC and libdevice
     scalars.register(overload, intrinsic)
     fma, sqrt, maximum, minimum, sign = (scalars.compiled(f, intrinsic) for f in scalars.EMIT)
     # Inlined before typing: a device function compiled by itself would ask the driver which GPU it is for.
@@ -99,6 +98,13 @@ else:
             return builder.atomic_rmw("add", pointer, args[1], "monotonic")
 
         return types.int32(types.int64, types.int32), generate
+
+
+def libraries():
+    """Where numba-cuda looks for NVVM, NVRTC and libdevice, and what it found."""
+    from numba.cuda import cuda_paths
+
+    return cuda_paths.get_cuda_paths()
 
 
 class Kernel:

@@ -5,11 +5,13 @@ No table says which versions go together: NVVM and nvJitLink make machine code o
 
 import contextlib
 import json
+import re
 from importlib import import_module, metadata
 from pathlib import Path
 
 from . import linking
 
+UNKNOWN = "of unknown version"
 LIBRARIES = {"NVRTC": "nvrtc", "NVVM": "nvvm", "nvJitLink": "nvJitLink"}  # as cuda.pathfinder calls them
 _TEXT = """
 target triple = "nvptx64-nvidia-cuda"
@@ -49,7 +51,7 @@ def named_faults(what, libraries=None):
         if broken := why_no_code(libraries):
             raise RuntimeError(broken) from error
         if type(error).__module__.startswith("cuda."):
-            have = " and ".join(f"{part} {found or 'of unknown version'}" for part, found in versions().items())
+            have = " and ".join(f"{part} {found or UNKNOWN}" for part, found in versions().items())
             needed = "; needed: those of a newer CUDA toolkit" if "_ARCH" in str(error) else ""
             raise RuntimeError(f"{what}: {have} cannot compile it ({first(error)}){needed}") from error
         raise
@@ -83,7 +85,7 @@ def _missing(libraries):
 def _failing():
     from cuda.bindings import nvjitlink, nvvm
 
-    nvvm_found, nvjitlink_found = (found or "of unknown version" for found in versions().values())
+    nvvm_found, nvjitlink_found = (found or UNKNOWN for found in versions().values())
     try:
         made = _intermediate(nvvm)
     except nvvm.nvvmError as error:
@@ -127,16 +129,19 @@ def _nvjitlink_version():
 
 def _nvvm_version():
     """NVVM does not tell its own: its wheel's, or that of the toolkit whose folder it lies in."""
-    with contextlib.suppress(Exception):
+    try:
         path = _path("nvvm").resolve()
-        if "site-packages" in path.parts:
+    except Exception:
+        return None
+    with contextlib.suppress(Exception):
+        if "nvidia" in path.parts:  # of a wheel
             return _short(version("nvidia-nvvm" if "cu13" in path.parts else "nvidia-cuda-nvcc-cu12"))
         for folder in path.parents:
             if (said := folder / "version.json").is_file():
                 return _short(json.loads(said.read_text())["cuda"]["version"])
-            if folder.name.startswith("cuda-"):
+            if re.match(r"cuda-\d", folder.name):
                 return _short(folder.name.removeprefix("cuda-"))
-    return None
+    return UNKNOWN
 
 
 def _short(version):

@@ -1,6 +1,7 @@
 """What lies on the device is sent and looked at in the order of a stream: on a stub of CuPy's streams."""
 
 import ctypes
+import gc
 import types
 
 import numpy as np
@@ -125,15 +126,47 @@ def launched(counters, stream, times):
         stream.flush()
 
 
-def test_counters_that_a_launch_left_wrong_are_found(xp):
+def test_counters_that_a_launch_left_wrong_are_found_and_the_next_call_says_so(xp):
     counters = buffers.Counters(xp)
     counters.get(3)
     launched(counters, xp.stream, 3 * buffers.LAUNCHES)  # as they should be
+    buffers.raise_fault()
     counters.held[1] = 2
-    with pytest.raises(RuntimeError, match="trust no result"):
-        launched(counters, xp.stream, 2 * buffers.LAUNCHES)
+    launched(counters, xp.stream, 2 * buffers.LAUNCHES)
+    with pytest.raises(RuntimeError, match=f"trust no result of its last {2 * buffers.LAUNCHES} calls"):
+        buffers.raise_fault()
+    buffers.raise_fault()  # once
     assert not np.asarray(counters.held).any()
     launched(counters, xp.stream, 3 * buffers.LAUNCHES)
+    buffers.raise_fault()
+
+
+def test_a_copy_that_comes_late_counts_from_where_it_was_made(xp):
+    counters = buffers.Counters(xp)
+    counters.get(3)
+    counters.held[1] = 2
+    for _ in range(5 * buffers.LAUNCHES):  # the device comes to nothing: no copy is there to be read
+        counters.launched()
+    xp.stream.flush()
+    launched(counters, xp.stream, buffers.LAUNCHES)
+    with pytest.raises(RuntimeError, match=f"of its last {6 * buffers.LAUNCHES} calls"):
+        buffers.raise_fault()
+
+
+def test_a_copy_under_way_has_memory_that_only_counters_get(xp):
+    counters = buffers.Counters(xp)
+    counters.get(3)
+    launched_last = buffers.LAUNCHES
+    for _ in range(launched_last):
+        counters.launched()
+    (target, _, nbytes) = xp.stream.pending[-1]
+    del counters
+    gc.collect()
+    held = {memory.ptr: memory for memory in buffers._pinned[64]}
+    assert target in held and nbytes <= len(held[target])
+    following = buffers.Counters(xp)
+    following.get(5)
+    assert target not in {memory.ptr for memory in buffers._pinned[64]} or following._seen.ctypes.data != target
 
 
 def test_counters_are_looked_at_without_waiting_and_not_in_a_graph(xp):
@@ -149,11 +182,22 @@ def test_counters_are_looked_at_without_waiting_and_not_in_a_graph(xp):
 
 
 def test_counters_that_grew_are_looked_at_where_they_are(xp):
-    counters = buffers.Counters(xp)
+    retired = []
+    counters = buffers.Counters(xp, retired.append)
     counters.get(3)
+    first = counters.held
     launched(counters, xp.stream, buffers.LAUNCHES)
     counters.get(500)
+    assert len(retired) == 1 and retired[0] is first
     counters.held[499] = 1
+    launched(counters, xp.stream, 3 * buffers.LAUNCHES)
     with pytest.raises(RuntimeError, match="trust no result"):
-        launched(counters, xp.stream, 3 * buffers.LAUNCHES)
+        buffers.raise_fault()
     assert len(counters.held) == 500 and not np.asarray(counters.held).any()
+
+
+def test_scratch_that_grew_is_kept_for_launches_that_read_it(xp):
+    retired = []
+    scratch = buffers.Scratch(xp, retired.append)
+    addresses = [scratch.get("sums", n) for n in (8, 8, 4, 900)]
+    assert len(set(addresses[:3])) == 1 and [len(array) for array in retired] == [8]

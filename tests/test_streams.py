@@ -157,11 +157,55 @@ def test_calls_of_a_model_wait_for_each_other(make, stub, monkeypatch):  # noqa:
         model.gradient(X, t)
 
 
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_what_reads_the_params_of_a_model_waits_for_its_steps(make, stub, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(driver.api, "load", lambda cubin, name: (1, None))
+    monkeypatch.setattr(driver.api, "launch", lambda *launch: None)
+    model, X, t = make(), np.ones((5, 2), np.float32), np.ones(5, np.float32)
+    stub.current = 12
+    model.gradient(X, t)
+    calls = lambda: model.loss(X, t), lambda: model.predict(X), lambda: model.per_sample_gradients(X, t)
+    for stub.current, call in enumerate(calls, 13):
+        call()
+        assert waits(stub, stub.current)[:1] == [stub.current - 1]
+
+
+REFUSED = {name: CALLS[name] for name in ("bind", "lr", "state_dict", "load_state_dict")}
+REFUSED["steps"] = lambda optimizer, g: setattr(optimizer, "steps", 5)
+
+
+@pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED)
+def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):  # noqa: F811
+    """A copy that a graph records has not run when state_dict returns."""
+    optimizer, g = gdgpu.Adam(np.zeros(4, np.float16), 0.1, rounding="stochastic"), np.ones(4, np.float16)
+    optimizer.step(g)
+    before = optimizer.steps, optimizer._version, optimizer.lr
+    if call is CALLS["load_state_dict"]:
+        saved = optimizer.state_dict()
+        call = lambda optimizer, g: optimizer.load_state_dict(saved)  # noqa: E731
+    stub.current_stream().capturing = True
+    with pytest.raises(RuntimeError, match="CUDA graph"):
+        call(optimizer, g)
+    stub.current_stream().capturing = False
+    assert (optimizer.steps, optimizer._version, optimizer.lr) == before
+
+
+def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):  # noqa: F811
+    optimizer, g = made()
+    run = optimizer.bind(g)
+    buffers._faults.append("two launches overlapped")
+    with pytest.raises(RuntimeError, match="two launches overlapped"):
+        run()
+    assert not stub.launched and optimizer.steps == 0
+    run()
+    assert len(stub.launched) == optimizer.steps == 1
+
+
 @pytest.mark.parametrize("later", ("dropped", "laid out again"))
 def test_a_graph_reads_what_the_optimizer_keeps(later, stub):  # noqa: F811
     optimizer, g = made()
     run = optimizer.bind(g)
-    held, address = weakref.ref(run._launches), g.ctypes.data
+    held, address, gradient = weakref.ref(run._launches), g.ctypes.data, weakref.ref(g)
     stub.current_stream().capturing = True
     run()
     stub.current_stream().capturing = False
@@ -174,7 +218,7 @@ def test_a_graph_reads_what_the_optimizer_keeps(later, stub):  # noqa: F811
         assert stub.launched[-1][3][0] != table
         finish(stub)
     gc.collect()
-    assert held() is not None and row_of(table, 0, 5)[3] == address
+    assert held() is not None and row_of(table, 0, 5)[3] == address and gradient() is not None
     del optimizer
     if later == "dropped":
         gc.collect()
