@@ -62,18 +62,18 @@ def why_no_kernels(compiles=None):
     found, needed = version("numba-cuda"), f"needed: numba-cuda {NUMBA_CUDA} or newer, {install()}"
     if not found:
         return f"numba-cuda is not installed; {needed}"
+    if compiles is None:
+        compiles = not os.environ.get("GDGPU_FINGERPRINT")
     try:
         from packaging.version import Version
 
-        if Version(found) < Version(NUMBA_CUDA):
+        if compiles and Version(found) < Version(NUMBA_CUDA):
             return f"numba-cuda {found} is too old; {needed}"
         import_module("numba_cuda")  # without it numba has a numba.cuda of its own
         from .kernels import target
     except Exception as error:
         beside = f"numba {version('numba')} and NumPy {version('numpy')}"
         return f"numba-cuda {found} cannot be imported beside {beside} ({first(error)}); needed: {install()}"
-    if compiles is None:
-        compiles = not os.environ.get("GDGPU_FINGERPRINT")
     return why_no_code(target.libraries) if compiles else None
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, flush=True):
     """A binary file that takes the place of `path`, at once, when the block ends without an error.
 
-    The bytes go to a temporary file in the same directory (`.gdgpu-*.tmp`), which is flushed to the disk and
+    The bytes go to a temporary file in the same directory (`.gdgpu-*.tmp`), which is flushed to the disk (`flush`) and
     renamed over `path`: whatever happens, `path` is the old file or the new one. An error removes the
     temporary file; only a killed process can leave one behind, and it may be deleted.
 
@@ -23,8 +23,9 @@ def replacing(path):
     try:
         with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(FileNotFoundError):
@@ -32,7 +33,8 @@ def replacing(path):
         if isinstance(error, OSError):  # "no space left" names no file, others name the temporary one
             raise OSError(error.errno, error.strerror or str(error), path) from None
         raise
-    _sync_directory(os.path.dirname(path))
+    if flush:
+        _sync_directory(os.path.dirname(path))
 
 
 def check_writable(path, argument):
@@ -50,9 +52,9 @@ def check_writable(path, argument):
         raise ValueError(f"{argument}: {path} cannot be written ({error.strerror})") from None
 
 
-def write_json(path, value):
-    """Write `value` as JSON, numbers that are not finite as null (JSON has no NaN); atomically."""
-    with replacing(path) as file:
+def write_json(path, value, flush=True):
+    """Write `value` as JSON, numbers that are not finite as null (JSON has no NaN); atomically, as `replacing` does."""
+    with replacing(path, flush) as file:
         file.write((to_json(value, indent=2) + "\n").encode())
 
 

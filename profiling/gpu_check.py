@@ -18,27 +18,47 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpu_plan import RESERVE, Stage, lines, plan
-from gpu_process import each, end_all, python, run
-from gpu_report import Record, empty, faults, path_of, table, terminal_table
-from rich.console import Console
-
 NAME = "profiling/gpu_check.py"
+
+
+def _refuse(reason, status=2):
+    print(f"{NAME}: {reason}", file=sys.stderr)
+    return status
+
+
+try:
+    import gpu_prepare
+    import gpu_stages
+    from cases import PEERS, parse_peers
+    from gpu_plan import RESERVE, Stage, lines, plan
+    from gpu_process import each, end_all, python, run
+    from gpu_report import Record, empty, faults, path_of, table, terminal_table
+    from gpu_smoke import CHECKS, NEEDED
+    from harness import Parser
+    from rich.console import Console
+
+    from gdgpu import devices
+except ImportError as error:
+    sys.exit(_refuse(f"{error}; needed: what gdgpu[test] brings, and pip install --no-deps --no-build-isolation -e ."))
+
 RESULTS = Path(__file__).parent / "results"
 SMOKE = 30  # seconds that it is expected to take; it may take three times as many
+SLACK = 2  # a stage may take as many times as long as it was expected to, where there is time
 
 
 def check(record, stages, end, setting, console):
     """Go through the stages until `end`; the plan is made anew before each of them."""
     waiting = list(stages)
     while waiting:
-        planned, start = plan(waiting, end - time.monotonic())[0], time.monotonic()
+        start = time.monotonic()
+        planned = plan(waiting, end - start)[0]
+        last = min(end, start + SLACK * planned.seconds)
         stage = waiting.pop(0)
-        ended = {"names": len(planned.names), "seconds": None, "limit": round(planned.seconds, 1), "error": None}
+        ended = {"names": len(planned.names), "seconds": None, "limit": round(last - start, 1), "error": None}
         record.put("stages", stage.name, ended)
         if planned.names:
             try:
-                ended["error"] = stage.run(record, planned.names, start + planned.seconds, setting)
+                ended["error"] = stage.run(record, planned.names, last, setting)
             except Exception as error:  # what was measured before must survive
                 ended["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
         if planned.left_out:
@@ -54,7 +74,7 @@ def smoke(record, end):
 
     Returns (exit status, why) if nothing else is worth starting.
     """
-    from gpu_smoke import CHECKS, NEEDED
+    record.put("smoke", dict.fromkeys(CHECKS))
 
     def heard(name, found):
         found.pop("case", None)
@@ -62,13 +82,17 @@ def smoke(record, end):
             record.change(lambda report: report.update(found.pop("said")))
         record.put("smoke", name, found)
 
-    for names in (NEEDED, [name for name in CHECKS if name not in NEEDED]):
-        why = each(lambda left: python("profiling/gpu_smoke.py", *left), names, end, heard)
-        said = record.report.get("smoke") or {}
-        for name in NEEDED:
-            found = said.get(name) or {"error": f"no answer ({why})"}
-            if found.get("error"):
-                return (2, found["error"]) if found.get("no_gpu") else (3, f"{name}: {found['error']}")
+    def command(left):
+        return python("profiling/gpu_smoke.py", *left)
+
+    why = each(command, NEEDED, end, heard, often=1)
+    for name in NEEDED:
+        found = record.report["smoke"][name]
+        error = f"no answer ({why})" if found is None else found.get("error")
+        if error:
+            return (2, error) if found and found.get("no_gpu") else (3, f"{name}: {error}")
+    others = [name for name in CHECKS if name not in NEEDED]
+    record.put("smoke_ended", each(command, others, end, heard))
     return None
 
 
@@ -76,6 +100,8 @@ def missing(directory, sweeps, end):
     """Why the prebuilt kernels will not do, in one line, or None."""
     options = [] if sweeps else ["--no-sweep"]
     done = run(python("profiling/gpu_prepare.py", directory, "--verify", *options), end - time.monotonic())
+    if done.cut is not None:  # what is compiled is counted anyway
+        return None
     try:
         found = json.loads(done.out[-1])
         absent, is_whole = found["missing"], found["whole"] and not done.status
@@ -87,18 +113,26 @@ def missing(directory, sweeps, end):
     return None if is_whole else f"--prebuilt: {directory} is not as it was prepared ({done.why}): prepare it anew"
 
 
-def parse(arguments, names):
-    from cases import PEERS
-    from gpu_stages import ASKED_FOR
-    from harness import Parser
+def unusable(directory):
+    """Why this folder is none that gpu_prepare.py made for this check, in one line, or None."""
+    manifest, kernels = gpu_prepare.read_manifest(directory), directory / "kernels"
+    if not manifest:
+        return f"no manifest.json in {directory}; profiling/gpu_prepare.py makes it"
+    if not manifest.get("complete"):
+        return f"{directory} is not complete: run profiling/gpu_prepare.py on it again"
+    if not os.access(kernels, os.W_OK):
+        return f"{kernels} cannot be written, so that kernels there would not be taken"
+    return None
 
+
+def parse(arguments, names):
     parser = Parser(prog=NAME, description=__doc__.splitlines()[0])
     out = Path(os.environ.get("OUT") or RESULTS)
     parser.add_argument("--prebuilt", metavar="DIR", type=Path, help="what gpu_prepare.py made")
     parser.add_argument("--compile", action="store_true", help="compile here what is missing; takes minutes")
     parser.add_argument("--out", metavar="DIR", type=Path, default=out, help="where the report goes; default: $OUT")
     parser.add_argument("--minutes", type=_minutes, default=5.0, help="for everything together")
-    usual = [name for name in names if name not in ASKED_FOR]
+    usual = [name for name in names if name not in gpu_stages.ASKED_FOR]
     parser.add_argument("--stages", nargs="+", choices=names, default=usual, metavar="STAGE", help=", ".join(names))
     parser.add_argument("--peers", metavar="A,B", help=f"of {', '.join(PEERS['cuda'])}; or none; default: all")
     parser.add_argument("--plan", action="store_true", help="print what fits into the minutes, and check nothing")
@@ -107,7 +141,10 @@ def parse(arguments, names):
 
 
 def _minutes(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
     return value
@@ -115,14 +152,6 @@ def _minutes(text):
 
 def main(arguments=None):
     began = time.monotonic()
-    try:
-        import cases
-        import gpu_stages
-        from gpu_smoke import CHECKS
-
-        from gdgpu import devices
-    except ImportError as error:
-        return _refuse(f"{error}; install gdgpu first: pip install --no-deps --no-build-isolation -e .")
     known = gpu_stages.stages()
     parser, arguments = parse(arguments, [stage.name for stage in known])
     if arguments.table:
@@ -134,15 +163,15 @@ def main(arguments=None):
         print(*lines(plan([Stage("smoke", smoke, list(CHECKS), SMOKE), *stages], seconds - RESERVE), seconds), sep="\n")
         return 0
     try:
-        peers = cases.parse_peers(arguments.peers, "cuda")
+        peers = parse_peers(arguments.peers, "cuda")
     except ValueError as error:
         parser.error(str(error))
     if devices.simulated():
         return _refuse("NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU")
     if not (arguments.prebuilt or arguments.compile):
         return _refuse("expected --prebuilt DIR, made by profiling/gpu_prepare.py DIR, or --compile")
-    if arguments.prebuilt and not (arguments.prebuilt / "manifest.json").is_file():
-        return _refuse(f"--prebuilt: no manifest.json in {arguments.prebuilt}; profiling/gpu_prepare.py makes it")
+    if arguments.prebuilt and (reason := unusable(arguments.prebuilt)):
+        return _refuse(f"--prebuilt: {reason}")
     record = Record(empty(None, datetime.date.today().isoformat(), {}), arguments.out)
     record.change(gpu_stages.begin)
     if record.unsaved:
@@ -154,21 +183,17 @@ def main(arguments=None):
 
 def whole(record, stages, end, arguments, peers):
     """Smoke and a look through what was prebuilt, side by side; the stages; the conclusion."""
-    import gpu_stages
-
     answers, folder = None, arguments.prebuilt and arguments.prebuilt.resolve()
     if folder:
-        answers = folder / "bits-cpu.npz"
-        fingerprint = json.loads((folder / "manifest.json").read_text())["fingerprint"]
-        os.environ |= {"GDGPU_CACHE_DIR": str(folder / "kernels"), "GDGPU_FINGERPRINT": fingerprint}
-    held = cubins(folder)
+        answers = folder / gpu_prepare.ANSWERS
+        os.environ |= gpu_prepare.environment(folder)
+    held, last = cubins(folder), min(end, time.monotonic() + 3 * SMOKE)
     with ThreadPoolExecutor(1) as pool:
-        looked = (
-            pool.submit(missing, folder, "sweep" in arguments.stages, end) if folder and not arguments.compile else None
-        )
-        ended = smoke(record, min(end, time.monotonic() + 3 * SMOKE))
-        if ended is None and looked and (why := looked.result()):
-            ended = 3, why
+        looked = pool.submit(missing, folder, "sweep" in arguments.stages, last) if folder else None
+        ended = smoke(record, last)
+        if ended is None and folder and not arguments.compile:
+            why = other_architecture(record.report, folder) or looked.result()
+            ended = (3, why) if why else None
         end_all()
     if ended:
         status, why = ended
@@ -183,6 +208,14 @@ def whole(record, stages, end, arguments, peers):
     return conclude(record)
 
 
+def other_architecture(report, folder):
+    """Why machine code for another architecture will not do, or None."""
+    made, found = gpu_prepare.read_manifest(folder)["architecture"], report["properties"]["compute_capability"]
+    if made == found:
+        return None
+    return f"--prebuilt: {folder} is for compute capability {made}, the device has {found}: prepare with --arch {found}"
+
+
 def cubins(folder):
     """Names of the machine code in a folder of prebuilt kernels."""
     return {path.name for path in (folder / "kernels").glob("*.cubin")} if folder else set()
@@ -190,7 +223,7 @@ def cubins(folder):
 
 def conclude(record):
     """Print the table and what does not hold; returns the exit status."""
-    record.save()
+    record.save(flush=True)
     report, found = record.report, faults(record.report)
     print(*report.get("best") or [], sep="\n")
     found += [f"not written: {record.unsaved}"] if record.unsaved else []
@@ -208,11 +241,6 @@ def stop(number, frame):
     """Leave at once; what was found is in the file."""
     end_all()
     os._exit(128 + number)  # threads that wait for a process must not hold it up
-
-
-def _refuse(reason, status=2):
-    print(f"{NAME}: {reason}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

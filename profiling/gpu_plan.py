@@ -12,10 +12,11 @@ RESERVE = 6  # seconds for the beginning and the end
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the check. run(record, names, end): goes through the names until `end` (of time.monotonic()).
+    """A part of the check. run(record, names, end, setting) goes through the names until `end` of time.monotonic().
 
     names: what it goes through, worth most first. start, each: seconds that it is expected to take, besides and for
-    each name. least: it is not begun with fewer seconds.
+    each name. least: it is not begun with fewer seconds. gives_way: its last names are worth less than the least of
+    stages behind it.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Stage:
     start: float
     each: float = 0.0
     least: float | None = None
+    gives_way: bool = False
 
     @property
     def seconds(self) -> float:
@@ -49,8 +51,9 @@ class Planned:
 def plan(stages: Sequence[Stage], seconds: float) -> list[Planned]:
     """Share the seconds out; what does not fit is left out, and what is worth less may still fit."""
     planned = []
-    for stage in stages:
-        count = _fitting(stage, seconds)
+    for k, stage in enumerate(stages):
+        behind = sum(other.least or 0 for other in stages[k + 1 :]) if stage.gives_way else 0
+        count = _fitting(stage, seconds - behind)
         takes = min(seconds, stage.start + stage.each * count) if count else 0.0
         planned.append(Planned(stage, stage.names[:count], takes, stage.names[count:]))
         seconds -= takes

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 START = 45  # seconds that a process may take to begin: imports, a context, the first machine code to load
 LIMIT = 25  # seconds for each thing that it then does
 OUT_OF_TIME = "out of time"
+POLL = 0.2  # seconds between looks at whether it has ended
+PATIENCE = 5  # seconds for a process that was killed
 _running: set[subprocess.Popen] = set()
 
 
@@ -46,13 +48,13 @@ def run(
     command: Iterable,
     seconds: float,
     environment: dict[str, str] | None = None,
-    heard: Callable[[str], None] | None = None,
+    heard: Callable[[str], object] | None = None,
     quiet: float | None = None,
 ) -> Done:
     """Run a command of Python's in the repository; heard(line) gets each line of its output as it comes.
 
-    It is killed, with all that it started, after so many seconds, and when it says nothing for `quiet` seconds (START
-    before its first line).
+    It is killed, with all that it started, after so many seconds, and when no answer, a line for which `heard` returned
+    something true, comes for `quiet` seconds (START before the first).
     """
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0", "PYTHONUNBUFFERED": "1"} | (environment or {})
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
@@ -65,49 +67,62 @@ def run(
             env=environment,
             process_group=0,  # what it starts goes with it
         )
-        out, lines = [], _Lines(process, time.monotonic() + seconds, quiet)
+        out, watch = [], _Watch(process, time.monotonic() + seconds, quiet)
         _running.add(process)
         try:
-            for line in lines:
+            for line in watch.lines():
                 out.append(line)
-                if heard:
-                    heard(line)
+                if heard and heard(line):
+                    watch.answered()
         finally:
             _kill(process)
             _running.discard(process)
             process.stdout.close()
         errors.seek(0)
-        return Done(process.wait(), lines.cut, out, errors.read().splitlines())
+        return Done(_status(process), watch.cut, out, errors.read().splitlines())
 
 
-class _Lines:
-    """The lines of a process's output until it ends or its time is over. cut: seconds that it had then, or None."""
+class _Watch:
+    """Reads what a process says until it ends or its time is over. cut: seconds that it had then, or None."""
 
     def __init__(self, process: subprocess.Popen, end: float, quiet: float | None):
         self.process, self.end, self.quiet, self.cut = process, end, quiet, None
+        self.start = self._since = time.monotonic()
+        self._last = min(end, self.start + max(START, quiet)) if quiet else end
 
-    def __iter__(self) -> Iterator[str]:
-        start = began = time.monotonic()
-        output, held, patience = self.process.stdout.fileno(), b"", self.quiet and max(START, self.quiet)
-        while True:
-            last = self.end if patience is None else min(self.end, began + patience)
-            if not select.select([output], [], [], max(0.0, last - time.monotonic()))[0]:
-                self.cut = last - (start if last == self.end else began)
-                return
-            data = os.read(output, 1 << 16)
-            *lines, held = (held + data).split(b"\n")
-            if not data and held:
-                lines.append(held)
-            if lines:
-                began, patience = time.monotonic(), self.quiet
-            for line in lines:
-                yield line.decode(errors="replace")
-            if not data:
+    def answered(self) -> None:
+        """It has as long again for the next answer."""
+        if self.quiet:
+            self._since = time.monotonic()
+            self._last = min(self.end, self._since + self.quiet)
+
+    def lines(self) -> Iterator[str]:
+        output, held, is_open = self.process.stdout.fileno(), b"", True
+        while (left := self._last - time.monotonic()) > 0:
+            has_ended = self.process.poll() is not None
+            if is_open and select.select([output], [], [], 0 if has_ended else min(left, POLL))[0]:
+                data = os.read(output, 1 << 16)
+                *lines, held = (held + data).split(b"\n")
+                is_open = bool(data)
+                for line in lines:
+                    yield line.decode(errors="replace")
+            elif has_ended:  # what it started may hold its output open
                 break
-        try:
-            self.process.wait(max(0.0, self.end - time.monotonic()))
-        except subprocess.TimeoutExpired:  # it closed its output, and stayed
-            self.cut = self.end - start
+            elif not is_open:
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(min(left, POLL))
+        else:
+            self.cut = self._last - (self.start if self._last == self.end else self._since)
+        if held:
+            yield held.decode(errors="replace")
+
+
+def _status(process: subprocess.Popen) -> int:
+    """The exit status; of what not even a signal ends, as one that waits for a broken device, that of the signal."""
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
 
 
 def each(
@@ -143,6 +158,8 @@ def each(
             if (found := _json(text)) and found.get("case") in waiting:
                 left_by_itself = bool(found.get("error"))
                 take(found["case"], found)
+                return True
+            return False
 
         done = run(command(waiting), left, environment, line, limit or LIMIT)
         if time.monotonic() >= end:
@@ -182,9 +199,9 @@ def _json(text: str) -> dict | None:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """End it and what it started, also what has outlived it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def end_all() -> None:

@@ -18,6 +18,7 @@ HOST_LIMIT_US = 10  # of a bound step, whatever the number of tensors
 COLUMNS = ("case", "dtype", "ms", "share of copy", *(f"vs {peer}" for peer in PEERS), "host us")
 NOTHING = "not yet measured"
 EQUAL = "equal"
+UNREACHED = "not reached"
 
 
 def empty(device, date, versions):
@@ -64,13 +65,16 @@ class Record:
             function(self.report)
             self.save()
 
-    def save(self):
-        """Put the report in its file in one piece: whoever reads it finds the old one or the new."""
+    def save(self, flush=False):
+        """Put the report in its file in one piece: whoever reads it finds the old one or the new.
+
+        flush: also to the disk, which a power cut needs and a kill does not.
+        """
         with self._lock:
             path = path_of(self.directory, self.report["device"])
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_json(path, self.report)
+                files.write_json(path, self.report, flush)
             except OSError as error:
                 self.unsaved = f"{path}: {error.strerror or error}"
                 return
@@ -107,7 +111,8 @@ def against(value, limit):
 
 def faults(report):
     """A line for everything that a check must show and this one does not."""
-    found = [f"smoke: {name}: {said['error']}" for name, said in (report.get("smoke") or {}).items() if _bad(said)]
+    smoke = (report.get("smoke") or {}).items()
+    found = [f"smoke: {name}: {said['error'] if said else UNREACHED}" for name, said in smoke if _bad(said)]
     found += [f"{name}: {s['error']}" for name, s in (report.get("stages") or {}).items() if s["error"]]
     for row in report["rows"] or []:
         label = f"{row['case']} {row['dtype']}"
@@ -138,7 +143,7 @@ def faults(report):
 
 
 def _bad(said):
-    return said.get("error") is not None
+    return said is None or said.get("error") is not None
 
 
 def _bits(bits):

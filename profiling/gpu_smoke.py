@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import gpu_hazards
 import numpy as np
+from gpu_hazards import COLUMNS, ROWS, same
 from gpu_process import serve
 
 from gdgpu import devices
 from gdgpu.kernels import toolchain
 
-ROWS, COLUMNS = 33_000, 3  # three levels of the tree
 SIZE = 70_001
 COUNTS = (1, 1000)  # of tensors in a step
 TALL = (65536, 784)
@@ -31,8 +31,10 @@ class NoGpuError(RuntimeError):
 
 def machine() -> dict:
     """What the driver says of the device; versions of everything."""
-    if reason := "NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU" if devices.simulated() else devices.why_no_cuda():
-        raise NoGpuError(reason)
+    if devices.simulated():
+        raise NoGpuError("NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU")
+    if reason := devices.why_no_cuda():
+        raise (NoGpuError if reason.startswith("no CUDA device") else RuntimeError)(reason)
     import cupy
     import harness
 
@@ -73,7 +75,7 @@ def step_has_the_bits() -> None:
         optimizer = gdgpu.Momentum(array, lr=0.1)
         optimizer.step(gradient)
         optimizer.step(gradient)
-    _same(devices.on_host(ours), host)
+    same(devices.on_host(ours), host, "two steps")
 
 
 def reduction_has_the_bits() -> None:
@@ -83,7 +85,7 @@ def reduction_has_the_bits() -> None:
     import gdgpu
 
     G = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    _same(devices.on_host(gdgpu.reduce_samples(cupy.asarray(G))), gdgpu.reduce_samples(G))
+    same(devices.on_host(gdgpu.reduce_samples(cupy.asarray(G))), gdgpu.reduce_samples(G), "a sum")
 
 
 def host_microseconds() -> dict:
@@ -165,12 +167,6 @@ def _capability() -> tuple[int, int]:
     from gdgpu.kernels import driver
 
     return driver.driver().capability()
-
-
-def _same(actual, expected) -> None:
-    different = np.count_nonzero(actual.view(np.int32) != expected.view(np.int32))
-    if different:
-        raise AssertionError(f"{different} of {expected.size} elements have other bits than the CPU's")
 
 
 if __name__ == "__main__":

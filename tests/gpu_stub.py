@@ -23,7 +23,7 @@ GOOD = {
     "gpu_sweep.py": lambda name: {"us": 9.0 - len(name) % 5, "share": 0.5, "bits": "0"},
     "gpu_smoke.py": lambda name: {"said": MACHINE if name == "machine" else None, "seconds": 0.1},
 }
-MACHINE = {"device": "Some GPU 9000", "properties": {"multiprocessors": 1}, "versions": {"python": "3.12"}}
+MACHINE = {"device": "Some GPU 9000", "properties": {"compute_capability": "9.0"}, "versions": {"python": "3.12"}}
 ARGUMENTS = {"gpu_rows.py": 2, "gpu_bits.py": 1, "gpu_smoke.py": 0, "gpu_sweep.py": 1}  # before the names
 DTYPE = sys.argv[2:4]
 

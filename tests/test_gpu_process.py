@@ -40,14 +40,34 @@ def test_time_limit_ends_a_process_and_what_it_started():
     assert any(is_gone(done.out[0]) or time.sleep(0.1) for _ in range(100))
 
 
-@pytest.mark.parametrize("end", ("time.sleep(60)", "os.close(1); time.sleep(60)"), ids=("open", "closed"))
-def test_a_process_that_falls_silent_is_ended(end):
+@pytest.mark.parametrize(
+    "end",
+    ("time.sleep(60)", "os.close(1); time.sleep(60)", "while True: print('a warning', flush=True); time.sleep(0.05)"),
+    ids=("silent", "closed", "chatters"),
+)
+def test_a_process_that_answers_no_more_is_ended(end):
     text = f"import os, sys, time\nfor k in range(4): print(k, flush=True); time.sleep(0.2)\n{end}"
     start = time.monotonic()
-    done = gpu_process.run(script(text), 3, quiet=0.6)
-    assert done.out == ["0", "1", "2", "3"]
-    assert done.cut == pytest.approx(0.6 if end.startswith("time") else 3, abs=0.1)
+    done = gpu_process.run(script(text), 30, heard=str.isdigit, quiet=1)
+    assert done.out[:4] == ["0", "1", "2", "3"] and done.why == "cut after 1 s"
     assert time.monotonic() - start < 10
+
+
+def test_the_time_is_kept_also_where_it_never_stops_talking():
+    text = "while True: print('a line of some length', flush=True)"
+    start = time.monotonic()
+    done = gpu_process.run(script(text), 1, heard=lambda line: time.sleep(0.0001))
+    assert done.why == "cut after 1 s" and time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("end", ("os.kill(os.getpid(), 11)", "sys.exit(0)"), ids=("dies", "leaves"))
+def test_what_a_process_leaves_behind_neither_holds_it_up_nor_stays(end):
+    """It has the process's output open."""
+    text = f"import os, subprocess, sys\nprint(subprocess.Popen(['sleep', '60']).pid, flush=True)\n{end}"
+    start = time.monotonic()
+    done = gpu_process.run(script(text), 30)
+    assert done.cut is None and done.status == (-11 if "kill" in end else 0) and time.monotonic() - start < 10
+    assert any(is_gone(done.out[0]) or time.sleep(0.1) for _ in range(100))
 
 
 def test_all_processes_can_be_ended():
