@@ -151,7 +151,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
 
 
 def main(arguments: list[str] | None = None) -> int:
-    end = time.monotonic()
+    began = time.monotonic()
     parser, given = parse(arguments)
     labels = [gpu_variants.label(*pair) for pair in gpu_variants.pairs(given.only)]
     if given.list:
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     why = "interrupted"
     try:
-        why = sweep(labels, end + given.seconds, heard)
+        why = sweep(labels, began + given.seconds, heard)
     finally:
         print(*best(found), sep="\n", flush=True)
     if why:

@@ -36,6 +36,9 @@ class Device:
 class ndarray(np.ndarray):
     device = Device()
 
+    def get(self):
+        return np.array(self)
+
     @property
     def data(self):
         def copy(source, nbytes):
@@ -92,9 +95,10 @@ cuda = SimpleNamespace(
 SCRIPT = """
 import sys
 sys.path[:0] = [{profiling!r}, {stub!r}]
-import gpu_smoke
+import gpu_hazards, gpu_smoke
 from gdgpu import devices
 devices.simulated, devices.why_no_cuda = (lambda: {simulated}), (lambda: None)
+gpu_hazards.ROWS, gpu_hazards.TURNS = 1100, 2
 gpu_smoke.ROWS, gpu_smoke.SIZE, gpu_smoke.COUNTS, gpu_smoke.TALL, gpu_smoke.GIB = 1100, 300, (1, 2), (40, 5), 1 << 20
 {change}
 sys.exit(gpu_smoke.serve({names!r}, gpu_smoke.answer))
@@ -121,6 +125,50 @@ def smoke(tmp_path, python):
 def test_the_bits_of_a_step_and_of_a_sum(smoke):
     names = ("step_has_the_bits", "reduction_has_the_bits")
     assert all(found.get("said", 0) is None for found in smoke(names).values())
+
+
+HAZARDS = ("fences_over_many_launches", "thread_without_a_context", "counters_are_zero")  # others need streams
+
+
+def test_hazards_that_a_simulator_knows(smoke):
+    assert all(found.get("said", 0) is None for found in smoke(HAZARDS).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "fences_over_many_launches",
+            "gdgpu.reduce_samples = wrong",
+            "numbers have other",
+        ),
+        ("thread_without_a_context", "gdgpu.launches.Bound.__call__ = refuse", "as the first call of a thread"),
+        ("counters_are_zero", "buffers.Counters.get = counted", "counters are not 0"),
+    ],
+)
+def test_hazards_are_seen(name, change, said, smoke):
+    assert said in smoke([name], BREAKING + change, status=1)[name]["error"]
+
+
+BREAKING = """
+import threading
+import gdgpu, gdgpu.launches
+from gdgpu.kernels import buffers
+sums, call, get = gdgpu.reduce_samples, gdgpu.launches.Bound.__call__, buffers.Counters.get
+def wrong(G, out=None):
+    result = sums(G, out=out)
+    if out is not None:
+        out[1] += 1
+    return result
+def refuse(self):
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("invalid context")
+    return call(self)
+def counted(self, count):
+    address = get(self, count + 1)
+    self.held[-1] = 1
+    return address
+"""
 
 
 @pytest.mark.parametrize("name", ("step_has_the_bits", "reduction_has_the_bits"))

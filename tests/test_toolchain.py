@@ -54,6 +54,7 @@ NO_LIBDEVICE = """
 from numba.cuda import cuda_paths
 cuda_paths._get_libdevice_path = lambda: cuda_paths._env_path_tuple("", None)
 """
+pytest.importorskip("cupy", reason="needs CuPy: install gdgpu[test]")
 MAJOR = metadata.version("cuda-bindings").partition(".")[0]
 NVVM = metadata.version("nvidia-cuda-nvcc-cu12" if MAJOR == "12" else "nvidia-nvvm").rpartition(".")[0]
 INSTALL = f"pip install -U gdgpu[cuda{MAJOR}]"
