@@ -189,7 +189,7 @@ def test_spills_are_reported():
 def test_nothing_is_contracted_unless_that_is_switched_on_and_then_it_is_reported(monkeypatch):
     kernel = update.kernel("cuda", rules.Rule(contracted), (), ("float32", "float32"))
     assert machine_code.check(machine_code.inspect(kernel, "sm_90"), EASY) == []
-    monkeypatch.setattr("gdgpu.kernels.target.CONTRACTION", "-fma=1")
+    monkeypatch.setattr("gdgpu.kernels.linking.CONTRACTION", "-fma=1")
     report = machine_code.inspect(kernel, "sm_90")
     (found,) = machine_code.check(report, EASY)
     assert_matches(r"^kernel\.float32\.sm_90: contracted, unlike with --fmad=false: /\*....\*/ .*FFMA R", found)
