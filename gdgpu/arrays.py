@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from . import devices
+from .kernels.order import not_recorded
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CPU, _PINNED = 1, 3  # DLPack's device types that NumPy can read
@@ -223,6 +224,14 @@ def on_device_of(views):
         return nullcontext()
     device, torch = views[0].owner.device, views[0].torch
     return device if torch is None else _on_stream_of(torch, device)
+
+
+@contextmanager
+def in_order(views, order, instead):
+    """There, behind all that an owner has enqueued (kernels/order.py). RuntimeError while a CUDA graph is recorded."""
+    with on_device_of(views):
+        not_recorded(order.follow(), instead)
+        yield
 
 
 @contextmanager

@@ -41,6 +41,11 @@ def why_no_cuda():
             return f"{package} cannot be imported ({error}); install gdgpu[cuda13] or gdgpu[cuda12]"
     if simulated():
         return None
+    return why_no_device() or why_no_kernels()  # last: where there is no GPU, nobody waits for numba.cuda
+
+
+def why_no_device():
+    """One line that says why CuPy sees no GPU, or None if it sees one. ImportError without CuPy."""
     import cupy
 
     try:
@@ -48,7 +53,7 @@ def why_no_cuda():
             return "no CUDA device was found"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"no CUDA device: {error}"
-    return why_no_kernels()  # last: where there is no GPU, nobody waits for numba.cuda
+    return None
 
 
 def why_no_kernels(compiles=None):
@@ -57,7 +62,7 @@ def why_no_kernels(compiles=None):
     compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
     carried along (GDGPU_FINGERPRINT).
     """
-    from .kernels.toolchain import first, install, version, why_no_code
+    from .kernels.toolchain import install, one_line, version, why_no_code
 
     found, needed = version("numba-cuda"), f"needed: numba-cuda {NUMBA_CUDA} or newer, {install()}"
     if not found:
@@ -73,7 +78,7 @@ def why_no_kernels(compiles=None):
         from .kernels import target
     except Exception as error:
         beside = f"numba {version('numba')} and NumPy {version('numpy')}"
-        return f"numba-cuda {found} cannot be imported beside {beside} ({first(error)}); needed: {install()}"
+        return f"numba-cuda {found} cannot be imported beside {beside} ({one_line(error)}); needed: {install()}"
     return why_no_code(target.libraries) if compiles else None
 
 

@@ -54,7 +54,7 @@ def tool(name):
 def tool_version(name):
     """A program's version, like 13.5.37. Raises MissingToolError."""
     said = subprocess.run([tool(name), "--version"], capture_output=True, text=True).stdout
-    return (re.findall(r"\bV(\d[\d.]*)", said) or ["of unknown version"])[0]
+    return (re.findall(r"\bV(\d[\d.]*)", said) or [toolchain.UNKNOWN])[0]
 
 
 def assembled(cubin, said):

@@ -1,18 +1,16 @@
 """What every optimizer has: parameters updated in place, one fused launch a step for each combination of dtypes."""
 
-from contextlib import contextmanager
-
 import numpy as np
 
 from . import interchange
-from .arrays import contiguous, disjoint, kernel_device, leaves, like, on_device_of, view, writable
+from .arrays import contiguous, disjoint, in_order, kernel_device, leaves, like, view, writable
 from .checks import flag, number, one_of
 from .clipping import checked_norm
 from .extras import Extras
 from .groups import Group, Tree
 from .hyper import Scalars
 from .kernels.memory import accumulator
-from .kernels.order import not_recorded, order
+from .kernels.order import order
 from .kernels.rule import keeping
 from .kernels.rules import RULES
 from .kernels.threads import uninterrupted
@@ -72,12 +70,9 @@ class Optimizer:
             self._scalars = self._gather({})
             self._renew()
 
-    @contextmanager
     def _in_order(self, instead="take this call outside of the capture"):
-        """Where it allocates and launches, behind all that it enqueued. RuntimeError while a CUDA graph is recorded."""
-        with on_device_of(self._views):
-            not_recorded(self._order.follow(), instead)
-            yield
+        """Context in which it allocates and launches: see arrays.in_order."""
+        return in_order(self._views, self._order, instead)
 
     def _new_state(self, v, group, name):
         return self._storage.new(self.kernel_device, self._xp, v, group.rule, name, self._initial(group, name))

@@ -1,17 +1,28 @@
 """Sums and means over the samples of a batch, in one fixed tree on every device."""
 
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 
-from .arrays import contiguous, disjoint, kernel_device, leaves, like, matching, on_device_of, samples, view, writable
+from .arrays import (
+    contiguous,
+    disjoint,
+    in_order,
+    kernel_device,
+    leaves,
+    like,
+    matching,
+    on_device_of,
+    samples,
+    view,
+    writable,
+)
 from .checks import one_of
 from .clipping import ClipFactors, checked_norm
 from .kernels import accumulate, reduce
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
-from .kernels.order import not_recorded, order, place
+from .kernels.order import order, place
 from .kernels.reducer import Job, Reduction
 from .kernels.threads import uninterrupted
 from .kernels.tree import levels
@@ -112,12 +123,9 @@ class Accumulator:
                 results.append(out)
         return like(self._params, results)
 
-    @contextmanager
     def _in_order(self):
-        """Where the sums lie, behind what was enqueued on them before."""
-        with on_device_of(self._views):
-            not_recorded(self._order.follow(), "add up batches outside of the capture")
-            yield
+        """Context in which the sums are made: see arrays.in_order."""
+        return in_order(self._views, self._order, "add up batches outside of the capture")
 
     def _factors(self, G):
         dtypes = tuple(g.dtype for g in G)

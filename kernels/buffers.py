@@ -37,9 +37,7 @@ class Buffer:
         self.address = address_of(self.held)
 
     def _send(self, array):
-        cuda = self.xp.cuda
-        stream = cuda.get_current_stream()
-        _refuse_capture(self.xp)
+        cuda, stream = self.xp.cuda, _refuse_capture(self.xp)
         if self._staging is None:  # in turn: one is filled while the copy from the other may be under way
             slots = [(cuda.alloc_pinned_memory(self.host.nbytes), cuda.Event(disable_timing=True)) for _ in range(2)]
             self._staging = itertools.cycle(slots)
@@ -66,10 +64,7 @@ class Scratch:
         """The address of at least nbytes."""
         held = self._held.get(name)
         if held is None or held.nbytes < nbytes:
-            _refuse_capture(self.xp)
-            if held is not None:
-                self.retire(held)
-            held = self._held[name] = self.xp.zeros(nbytes, np.uint8)
+            held = self._held[name] = _grown(self.xp, held, nbytes, np.uint8, self.retire)
         return address_of(held)
 
 
@@ -88,10 +83,7 @@ class Counters:
     def get(self, count):
         """The address of at least `count` of them."""
         if self.held is None or len(self.held) < count:
-            _refuse_capture(self.xp)
-            if self.held is not None:
-                self.retire(self.held)
-            self.held = self.xp.zeros(count, np.int32)
+            self.held = _grown(self.xp, self.held, count, np.int32, self.retire)
             if self.xp is not np:
                 self._take_pinned(self.held.nbytes)
         return address_of(self.held)
@@ -135,13 +127,25 @@ def raise_fault():
         raise RuntimeError(_faults.pop())
 
 
+def _grown(xp, held, count, dtype, retire):
+    """Zeros in the place of an array that is too small, or None, which launches may still read."""
+    _refuse_capture(xp)
+    if held is not None:
+        retire(held)
+    return xp.zeros(count, dtype)
+
+
 def _refuse_capture(xp):
-    """RuntimeError while a CUDA graph is recorded, which would hold what is about to be laid out or sent."""
-    if xp is not np and xp.cuda.get_current_stream().is_capturing():
+    """CuPy's current stream. RuntimeError while it records a CUDA graph, which would hold what is laid out or sent."""
+    if xp is np:
+        return None
+    stream = xp.cuda.get_current_stream()
+    if stream.is_capturing():
         raise RuntimeError(
             "a CUDA graph would repeat this change of lr, addresses or layout: make it before the capture, "
             "or take a step with it there"
         )
+    return stream
 
 
 def address_of(array):

@@ -36,7 +36,7 @@ def why_no_code(libraries=None):
         with linking.compiling:
             return _missing(libraries) or _failing()
     except Exception as error:  # what this module knows nothing of is a line as well
-        return f"the CUDA compiler is broken ({first(error)}); needed: {install()}"
+        return f"the CUDA compiler is broken ({one_line(error)}); needed: {install()}"
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def named_faults(what, libraries=None):
         if type(error).__module__.startswith("cuda."):
             have = " and ".join(f"{part} {found or UNKNOWN}" for part, found in versions().items())
             needed = "; needed: those of a newer CUDA toolkit" if "_ARCH" in str(error) else ""
-            raise RuntimeError(f"{what}: {have} cannot compile it ({first(error)}){needed}") from error
+            raise RuntimeError(f"{what}: {have} cannot compile it ({one_line(error)}){needed}") from error
         raise
 
 
@@ -78,7 +78,7 @@ def _missing(libraries):
         try:
             _path(name)
         except Exception as error:
-            return f"{part} (lib{name}) was not found ({first(error)}); needed: that of CUDA {_major()}, {install()}"
+            return f"{part} (lib{name}) was not found ({one_line(error)}); needed: that of CUDA {_major()}, {install()}"
     return None
 
 
@@ -89,11 +89,11 @@ def _failing():
     try:
         made = _intermediate(nvvm)
     except nvvm.nvvmError as error:
-        return f"NVVM {nvvm_found} compiles nothing ({first(error)}); needed: that of CUDA {_major()}, {install()}"
+        return f"NVVM {nvvm_found} compiles nothing ({one_line(error)}); needed: that of CUDA {_major()}, {install()}"
     try:
         linking.link(made, (8, 0))
     except nvjitlink.nvJitLinkError as error:
-        said = first(error)
+        said = one_line(error)
         if "OUTDATED_LIBRARY" in said:
             needed = f"{nvvm_found} or newer" if nvvm_found[0].isdigit() else "one of NVVM's version or newer"
             older = f"nvJitLink {nvjitlink_found} is older than NVVM {nvvm_found}"
@@ -162,7 +162,7 @@ def install():
     return f"pip install -U gdgpu[cuda{_major()}]"
 
 
-def first(error):
-    """The first line of what an error says."""
+def one_line(error):
+    """An error in one line: its type and the first line of what it says."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

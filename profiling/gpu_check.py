@@ -38,6 +38,7 @@ try:
     from rich.console import Console
 
     from gdgpu import devices
+    from gdgpu.kernels import toolchain
 except ImportError as error:
     sys.exit(_refuse(f"{error}; needed: what gdgpu[test] brings, and pip install --no-deps --no-build-isolation -e ."))
 
@@ -60,7 +61,7 @@ def check(record, stages, end, setting, console):
             try:
                 ended["error"] = stage.run(record, planned.names, last, setting)
             except Exception as error:  # what was measured before must survive
-                ended["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+                ended["error"] = toolchain.one_line(error)
         if planned.left_out:
             ended["left_out"] = list(planned.left_out)
         ended["seconds"] = round(time.monotonic() - start, 1)
@@ -187,7 +188,7 @@ def whole(record, stages, end, arguments, peers):
     if folder:
         answers = folder / gpu_prepare.ANSWERS
         os.environ |= gpu_prepare.environment(folder)
-    held, last = cubins(folder), min(end, time.monotonic() + 3 * SMOKE)
+    held, last = set(gpu_prepare.carried(folder)) if folder else None, min(end, time.monotonic() + 3 * SMOKE)
     with ThreadPoolExecutor(1) as pool:
         looked = pool.submit(missing, folder, "sweep" in arguments.stages, last) if folder else None
         ended = smoke(record, last)
@@ -203,7 +204,7 @@ def whole(record, stages, end, arguments, peers):
             record.put("stopped", why)
         return _refuse(why, status)
     check(record, stages, end, gpu_stages.Setting(peers, answers), Console(stderr=True))
-    compiled = len(cubins(folder) - held) if folder else None
+    compiled = len(set(gpu_prepare.carried(folder)) - held) if folder else None
     record.change(lambda report: report.update(compiled=compiled, may_compile=arguments.compile))
     return conclude(record)
 
@@ -214,11 +215,6 @@ def other_architecture(report, folder):
     if made == found:
         return None
     return f"--prebuilt: {folder} is for compute capability {made}, the device has {found}: prepare with --arch {found}"
-
-
-def cubins(folder):
-    """Names of the machine code in a folder of prebuilt kernels."""
-    return {path.name for path in (folder / "kernels").glob("*.cubin")} if folder else set()
 
 
 def conclude(record):

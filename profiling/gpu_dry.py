@@ -108,12 +108,12 @@ def without_a_gpu(
         changes.append((generate, "_write", lambda path, text: path))
     asked = os.environ.get("GDGPU_DEVICE")
     os.environ["GDGPU_DEVICE"] = "cuda"
-    _forget()
+    forget_loaded()
     try:
         with replaced(*changes):
             yield kernels
     finally:
-        _forget()
+        forget_loaded()
         del os.environ["GDGPU_DEVICE"]
         if asked is not None:
             os.environ["GDGPU_DEVICE"] = asked
@@ -123,7 +123,7 @@ def _name(kernel):
     return kernel.code.name if kernel.code else kernel.name
 
 
-def _forget():
+def forget_loaded() -> None:
     """Kernels remember the handle under which they were loaded, which is another device's."""
     for name, module in list(sys.modules.items()):
         if name.startswith("gdgpu.kernels.generated."):
@@ -151,8 +151,3 @@ class Addresses(Arrays):
     def parameters(self, counts, gradients=None):
         source = Addresses(gradients) if gradients else self
         return [self.normal(n) for n in counts], [source.normal(n) for n in counts]
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, for a line of a report."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdgpu.kernels import toolchain
+
 ROOT = Path(__file__).parents[1]
 START = 45  # seconds that a process may take to begin: imports, a context, the first machine code to load
 LIMIT = 25  # seconds for each thing that it then does
@@ -179,11 +181,16 @@ def serve(names: Iterable[str], answer: Callable[[str], dict]) -> int:
         try:
             found = answer(name)
         except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+            found = {"error": one_line(error)}
         print(json.dumps({"case": name} | found, default=str), flush=True)
         if found.get("error"):
             return 1
     return 0
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a line of a report."""
+    return toolchain.one_line(error)[:300]
 
 
 def python(script: str, *arguments) -> list[str]:

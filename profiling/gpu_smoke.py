@@ -33,8 +33,10 @@ def machine() -> dict:
     """What the driver says of the device; versions of everything."""
     if devices.simulated():
         raise NoGpuError("NUMBA_ENABLE_CUDASIM is set: a simulator is no GPU")
+    if reason := devices.why_no_device():
+        raise NoGpuError(reason)
     if reason := devices.why_no_cuda():
-        raise (NoGpuError if reason.startswith("no CUDA device") else RuntimeError)(reason)
+        raise RuntimeError(reason)
     import cupy
     import harness
 

@@ -180,7 +180,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    why = "interrupted"
     try:
         why = sweep(labels, began + given.seconds, heard)
     finally:

@@ -16,7 +16,8 @@ from pathlib import Path
 import cases
 import gpu_variants
 import numpy as np
-from gpu_dry import Addresses, one_line, without_a_gpu
+from gpu_dry import Addresses, without_a_gpu
+from gpu_process import one_line
 from gpu_stages import IN_OTHER_DTYPES, OTHER_DTYPES, gpu_cases
 
 import gdgpu

@@ -17,6 +17,7 @@ from rich.table import Table
 from gdgpu import devices, files, plotting
 from gdgpu.checks import count
 from gdgpu.kernels import threads
+from gdgpu.kernels.toolchain import one_line
 
 
 def measure(names, device, peers, dtype="float32", repeats=None, progress=None):
@@ -34,7 +35,7 @@ def measure(names, device, peers, dtype="float32", repeats=None, progress=None):
         try:
             rows.append(_row(case, clock, peers, dtype, repeats or clock.repeats, skipped))
         except Exception as error:
-            skipped["gdgpu"] = _one_line(error)
+            skipped["gdgpu"] = one_line(error)
             rows.append({"case": case.name, "dtype": dtype, "error": skipped["gdgpu"]})
         for peer, reason in skipped.items():
             progress(f"{case.name}: {peer} left out: {reason}")
@@ -113,12 +114,8 @@ def _contenders(case, clock, arrays, peers, skipped):
         except Exception as error:
             if name in ("gdgpu", "copy"):
                 raise
-            skipped[name] = _one_line(error)
+            skipped[name] = one_line(error)
     return nbytes, contenders
-
-
-def _one_line(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def table(rows, title):

@@ -97,7 +97,7 @@ import sys
 sys.path[:0] = [{profiling!r}, {stub!r}]
 import gpu_hazards, gpu_smoke
 from gdgpu import devices
-devices.simulated, devices.why_no_cuda = (lambda: {simulated}), (lambda: None)
+devices.simulated, devices.why_no_device, devices.why_no_cuda = (lambda: {simulated}), (lambda: None), (lambda: None)
 gpu_hazards.ROWS, gpu_hazards.TURNS = 1100, 2
 gpu_smoke.ROWS, gpu_smoke.SIZE, gpu_smoke.COUNTS, gpu_smoke.TALL, gpu_smoke.GIB = 1100, 300, (1, 2), (40, 5), 1 << 20
 {change}

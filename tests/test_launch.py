@@ -4,15 +4,19 @@ import ctypes
 import gc
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gdgpu
 from gdgpu import devices, reduction
 from gdgpu.kernels import driver, rules, tree, update
 
-target = pytest.importorskip("gdgpu.kernels.target", reason="needs numba-cuda: install gdgpu[test]")
+NEEDED = "gdgpu.kernels.target", "gpu_dry"
+target, gpu_dry = (pytest.importorskip(name, reason="needs numba-cuda: install gdgpu[test]") for name in NEEDED)
 pytestmark = pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
 TYPES = {"int64": ctypes.c_int64, "float32": ctypes.c_float, "float64": ctypes.c_double}
 KINDS = {
@@ -100,11 +104,7 @@ def stub(monkeypatch):
     monkeypatch.setattr(driver, "api", Driver())
     monkeypatch.setattr(reduction, "_local", threading.local())  # workspaces keep the driver that they began with
     yield driver.api
-    for module in list(sys.modules.values()):  # kernels remember what they loaded
-        if getattr(module, "__name__", "").startswith("gdgpu.kernels.generated."):
-            for kernel in vars(module).values():
-                if isinstance(kernel, target.Kernel):
-                    kernel._loaded.clear()
+    gpu_dry.forget_loaded()
 
 
 def row_of(table, k, columns):
