@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from . import memory, threads, tree
+from . import cpu_tree, memory, threads, tree
 from .limits import Limits
 from .plan import CPU_TILE
 from .text import accessors, lanes_of, module, stem
@@ -18,8 +18,6 @@ LIMITS = Limits(threads=512)
 COLLECT_LIMITS = Limits(threads=1024, streams=False)
 
 CPU = """
-$tree
-
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def add(nodes, G, stride, columns, weights, row, rows, scratch, first, last):
     for item in range(first, last):
@@ -110,8 +108,8 @@ def kernels(device, g_dtype, weighted=False):
     }
     name = stem("accumulate", "weighted" if weighted else "", g_dtype)
     if device == "cpu":
-        parts = {"sums": sums, "tree": tree.cpu_text(g_dtype, weighted)}
-        return module(name, device, CPU, parts, constants | accessors({g_dtype}, sums) | {"TILE": CPU_TILE})
+        constants |= accessors({g_dtype}, sums) | {"TILE": CPU_TILE}
+        return module(name, device, CPU, {"sums": sums}, constants, cpu_tree.fold_and_root(g_dtype, weighted))
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype}, sums, lanes) | {
         "LANES": lanes,

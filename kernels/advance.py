@@ -20,7 +20,7 @@ from .tree import BLOCK
 LIMITS = Limits(threads=256, streams=False, float64=True)
 
 CPU = """
-@jit(CACHING)
+@device
 $step
 
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64)")

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from . import memory, threads, tree, vectors
+from . import cpu_tree, memory, threads, vectors
 from .buffers import Buffer
 from .generate import fill
 from .limits import Limits
@@ -30,7 +30,7 @@ CUDA_NODES = 1 << 8  # fewer leave multiprocessors idle: two reads then
 CPU = """
 $functions
 
-$tree
+$fold
 
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
 def clipped(table, tensors, width, job, rows, segment, group, weights, most, scratch, first, last):
@@ -42,8 +42,10 @@ def clipped(table, tensors, width, job, rows, segment, group, weights, most, scr
         start = item * segment
         stop = min(rows, start + segment)
         depth = 1
-        while stop - start > RADIX**depth:
+        full = RADIX
+        while stop - start > full:
             depth += 1
+            full *= RADIX
         factors = nodes + depth * width * SIZE
         for j in range(depth * width):
             store_sum(nodes, j, zero)
@@ -171,15 +173,14 @@ def kernel(device, g_dtype):
     name, sums = stem("clipped", g_dtype), memory.accumulator(g_dtype)
     if device == "cpu":
         functions, constants = cpu_functions(g_dtype, clips=True)
-        parts = {"functions": functions, "tree": fill(tree.CPU, add_rows=_add_rows(sums)), "sums": sums}
-        constants |= {
+        parts = {"functions": functions, "fold": cpu_tree.fold_text("device", _add_rows(sums)), "sums": sums}
+        constants |= cpu_tree.constants(sums) | {
             "ROW_BYTES": 8 * 4,
-            "RADIX": RADIX,
             "LANES": vectors.lanes(sums),
             "BLOCK": CPU_VECTORS * vectors.lanes(sums),
         }
         constants |= {"load_vector": f"vectors.load({sums!r})", "store_vector": f"vectors.store({sums!r})"}
-        return module(name, device, CPU, parts, constants).clipped
+        return module(name, device, CPU, parts, constants, cpu_tree.root(sums)).clipped
     functions, constants = cuda_functions(g_dtype, clips=True)
     size = memory.itemsize(sums)
     together, count = 16 // size, _sums(size)

@@ -59,7 +59,7 @@ class Fields:
 
     # Before the loop
 
-    def functions(self, decorator, phase="rule"):
+    def functions(self, phase="rule"):
         """The scalar functions that a phase calls: "rule", "norm" or "gradient", and what prepares the gradient."""
         texts, function = [], {"rule": self.rule.function, "norm": self.rule.norm}.get(phase)
         if function:
@@ -72,7 +72,7 @@ class Fields:
             }
             lines = [line for option, line in steps.items() if option in self.options]
             texts.append("\n".join(["def gradient(g, scale, limit, factor):", *lines, "    return g"]))
-        return "\n\n".join(f"{decorator}\n{text}" for text in texts)
+        return "\n\n".join(f"@device\n{text}" for text in texts)
 
     @property
     def _prepares(self):

@@ -32,7 +32,7 @@ def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
         finish=fields.update(g="total"),
         addresses=fields.addresses(column=reduce.FIXED, without="g"),
         hyper=fields.scalars(),
-        rule=fields.functions("@jit(CACHING)" if device == "cpu" else "@device"),
+        rule=fields.functions(),
         constants=fields.constants,
         used=dtypes,
     )

@@ -51,6 +51,7 @@ NUMBERS = {f"{name}{k}": value for name, values in (("P", _P), ("Q", _Q)) for k,
 NUMBERS |= {"zero": 0, "one": 1, "BOUND": 9}
 TANH = {
     "float32": """
+@device
 def tanh(x):
     c = minimum(maximum(x, -BOUND), BOUND)
     u = c * c
@@ -58,13 +59,13 @@ def tanh(x):
     q = fma(u, fma(u, fma(u, fma(u, Q4, Q3), Q2), Q1), Q0)
     return minimum(maximum(c * p / q, -one), one)
 """.strip(),
-    "float64": "def tanh(x):\n    return math.tanh(x)",
+    "float64": "@device\ndef tanh(x):\n    return math.tanh(x)",
 }
 
 CPU = """
 $tanh
 
-@jit(CACHING)
+@device
 def result(x, y):
     return $value
 
@@ -192,8 +193,8 @@ def kernel(device, name, dtype, squares=False):
     read_y = f"load_sum(y, {index})" if index else "y_value"
     lanes = lanes_of({dtype})
     constants = accessors({dtype}, dtype, None if device == "cpu" else lanes) | _numbers(dtype)
-    decorator = "@jit(CACHING)" if device == "cpu" else "@device"
-    parts = {"tanh": f"{decorator}\n{TANH[dtype]}" if name == "tanh" else "", "value": row.value}
+
+    parts = {"tanh": TANH[dtype] if name == "tanh" else "", "value": row.value}
     parts["before"] = "" if index else f"y_value = {'load_sum(y, row)' if row.y == 'row' else 'zero'}"
     if device == "cpu":
         element = [f"value = result(load_sum(x, base + j), {read_y})"]
@@ -257,7 +258,7 @@ def loss_end(device, loss, dtype):
     squares: of each sample's residuals, before that. targets and delta: as kernels.losses has them.
     """
     integers = "z", "bias", "targets", "errors", "squares", "outputs"
-    functions = losses.text(loss, "@jit(CACHING)" if device == "cpu" else "@device")
+    functions = losses.text(loss)
     return _of_rows(f"end_{loss}", device, dtype, LOSS_END, integers, ("delta", "scale"), functions)
 
 

@@ -8,7 +8,7 @@ log1p agree between devices to rounding, not to the bit.
 from .generate import fill
 
 ROW = """
-$decorator
+@device
 def residuals(z, t, n, delta, outputs):
     error = zero
     $lines
@@ -70,7 +70,7 @@ error += math.log(total)
 NAMES = (*ELEMENTS, "softmax")
 
 
-def text(loss, decorator):
+def text(loss):
     """The function `residuals` of a loss."""
     lines = SOFTMAX if loss == "softmax" else fill(EACH, lines=ELEMENTS[loss].strip()).rstrip()
-    return fill(ROW, decorator=decorator, lines=lines)
+    return fill(ROW, lines=lines)

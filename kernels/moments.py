@@ -34,16 +34,16 @@ def join(before, rows):
 """.strip()
 
 CPU = """
-@jit(CACHING)
+@device
 $join
 
-@jit(CACHING)
+@device
 def clear(node, tile, width):
     for j in range(width):
         store_sum(node, j, zero)
         store_sum(node, tile + j, zero)
 
-@jit(CACHING)
+@device
 def add_node(node, tile, sums, spreads, width, r, c):
     for j in range(width):
         s = load_sum(node, j)
@@ -52,7 +52,7 @@ def add_node(node, tile, sums, spreads, width, r, c):
         store_sum(node, j, s)
         store_sum(node, tile + j, m)
 
-@jit(CACHING)
+@device
 def finish(node, tile, width, sums, spreads, at, scale, divisor):
     for j in range(width):
         store_sum(sums, at + j, load_sum(node, j) * scale)

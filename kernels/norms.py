@@ -43,7 +43,7 @@ def fold_node(nodes, node, sums):
 CPU = """
 $functions
 
-@jit(CACHING)
+@device
 $fold
 
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
@@ -176,7 +176,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
     lanes, size = lanes_of([fields.dtypes[n] for n in names]), np.dtype(fields.sums).itemsize
     on_cpu = device == "cpu"
     parts = {
-        "functions": fields.functions("@jit(CACHING)" if on_cpu else "@device", "gradient" if joint else "norm"),
+        "functions": fields.functions("gradient" if joint else "norm"),
         "fold": FOLD,
         "item": fields.item(3, "GROUP", _skip(fields, on_cpu), norms=False),
         "clear_totals": "\n".join(f"total_{s} = zero" for s in squares),

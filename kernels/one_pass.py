@@ -217,7 +217,7 @@ if not norm <= max_norm:
 
 # x_n W of some rows and outputs: the sums, a vector each, stay in registers.
 OUTPUTS = """
-@jit(CACHING)
+@device
 def outputs_of_$name(X, offsets, W, n_features, k, z, squares, r, padded):
     tail = n_features % LANES
     whole = n_features - tail
@@ -231,7 +231,7 @@ def outputs_of_$name(X, offsets, W, n_features, k, z, squares, r, padded):
 
 # Add the rows, times their residuals, to the sums of BACK outputs; ahead: bytes from these rows to the next ones.
 ADD = """
-@jit(CACHING)
+@device
 def add_$name(X, offsets, n_features, k, z, sums, pitch, padded, ahead):
     tail = n_features % LANES
     whole = n_features - tail
@@ -282,7 +282,7 @@ def kernel(device, loss, x_dtype, tile, clipped=False):
     sums = memory.accumulator("float32" if x_dtype == "uint8" else x_dtype)
     name = stem("one_pass", loss, str(tile), "clipped" if clipped else "", x_dtype)
     parts = {
-        "residuals": losses.text(loss, "@jit(CACHING)" if device == "cpu" else "@device"),
+        "residuals": losses.text(loss),
         "job": "\n".join(f"{n} = load_int64(job, {k})" for k, n in enumerate(JOB)),
         "clip": CLIP if clipped else "",
     }

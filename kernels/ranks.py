@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from . import generate, memory, threads, tree
+from . import cpu_tree, generate, memory, threads, tree
 from .limits import Limits
 from .text import accessors, module, stem
 from .tree import BLOCK, CUDA_THREADS, RADIX, SEGMENT, SIMULATED, levels
@@ -26,14 +26,14 @@ BITS = {"float16": 19, "bfloat16": 16, "float32": 32, "float64": 64}  # from the
 
 # Keys are whole numbers in the order of the floats; below that of -inf they all stand for it.
 KEYS = """
-$jit
+@device
 def float_of(key):
     bits = max(key, LOWEST)
     if bits < 0:
         bits = bits ^ LARGEST
     return $as_float
 
-$jit
+@device
 def after(v):
     # The next larger float; v is not -0.
     bits = $as_int
@@ -41,11 +41,9 @@ def after(v):
 """.strip()
 
 CPU = """
-$tree
-
 $keys
 
-@jit(CACHING)
+@device
 def reach(values, tile, rows, width, floats, counts):
     # counts <- how many values of each column are >= its float.
     for j in range(width):
@@ -53,7 +51,7 @@ def reach(values, tile, rows, width, floats, counts):
     n = 0
     $count_rows
 
-@jit(CACHING)
+@device
 def least(values, tile, rows, width, floats, found):
     # found <- the least value of each column that is >= its float.
     for j in range(width):
@@ -64,7 +62,7 @@ def least(values, tile, rows, width, floats, found):
             before = load_sum(found, j)
             store_sum(found, j, v if v >= load_sum(floats, j) and v < before else before)
 
-@jit(CACHING)
+@device
 def select(values, tile, rows, width, rank, keys, counts, reached, floats, found):
     # found <- the value of this rank of each column, a zero as +0.
     for j in range(width):
@@ -135,8 +133,10 @@ for j in range(width):
     store_sum(floats, j, after(load_sum(lows, j)))
 reach(values, tile, rows, width, floats, reached)
 depth = 1
-while rows > RADIX**depth:
+full = RADIX
+while rows > full:
     depth += 1
+    full *= RADIX
 for level in range(depth):
     for j in range(width):
         store_sum(nodes, level * tile + j, zero)
@@ -332,12 +332,11 @@ def kernel(device, family, g_dtype, held=True):
     if device == "cpu":
         parts = {
             "sums": sums,
-            "tree": tree.cpu_text(sums, False),
-            "keys": _fill(KEYS, jit="@jit(CACHING)", as_float=as_float, as_int=as_int),
+            "keys": _fill(KEYS, as_float=as_float, as_int=as_int),
             "count_rows": _count_rows(),
             "finish": _fill(FAMILIES[family][0], mean=MEAN),
         }
-        return module(name, device, CPU, parts, constants).between
+        return module(name, device, CPU, parts, constants, cpu_tree.fold_and_root(sums)).between
     if not SIMULATED:  # there are no methods of numbers in device code
         back, forth = ("int_as_float", "float_as_int") if size == 4 else ("longlong_as_double", "double_as_longlong")
         as_float, as_int = f"cuda.libdevice.{back}(int_type(bits))", f"np.int64(cuda.libdevice.{forth}(v))"
@@ -354,7 +353,7 @@ def kernel(device, family, g_dtype, held=True):
     value = "source[n * X + x]" if held else "load_G(source, n * stride)"
     parts = {
         "sums": sums,
-        "keys": _fill(KEYS, jit="@device", as_float=as_float, as_int=as_int),
+        "keys": _fill(KEYS, as_float=as_float, as_int=as_int),
         "source": CUDA_HOLD if held else "source = G_at + column * G_SIZE",
         "value": value,
         "finish": _fill(FAMILIES[family][1], mean=MEAN, value=value),

@@ -8,7 +8,7 @@ the `$finish` text: here it is stored, in fused.py a rule takes it.
 
 from functools import cache
 
-from . import memory, tree
+from . import cpu_tree, memory, tree
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
 from .tree import CUDA_SHARED, RADIX, SEGMENT, SHIFT
@@ -18,8 +18,6 @@ LIMITS = Limits(threads=768)
 RESIDENT = {"float32": 1024, "float64": 768}  # threads, by the dtype of the sums: what bounds the registers
 
 CPU = """
-$tree
-
 $rule
 
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
@@ -33,11 +31,12 @@ def reduce(table, items, weights, rows, segment, tile, scale, scratch, first, la
         start = piece * segment
         stop = min(rows, start + segment)
         depth = 1
-        while stop - start > RADIX**depth:
+        full = RADIX
+        while stop - start > full:
             depth += 1
-        for level in range(depth):
-            for j in range(width):
-                store_sum(scratch, level * tile + j, zero)
+            full *= RADIX
+        for j in range(depth * tile):
+            store_sum(scratch, j, zero)
         fold(scratch, tile, load_int64(row, 1), load_int64(row, 2), column, width, weights, 0, start, stop)
         root(scratch, scratch, tile, width, depth)
         $addresses
@@ -181,7 +180,7 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
     parts = {"rule": rule, "sums": sums, "finish": finish, "addresses": addresses, "hyper": hyper}
     if device == "cpu":
         constants |= accessors({g_dtype, *used}, sums)
-        return module(family, device, CPU, parts | {"tree": tree.cpu_text(g_dtype, weighted)}, constants).reduce
+        return module(family, device, CPU, parts, constants, cpu_tree.fold_and_root(g_dtype, weighted)).reduce
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype, *used}, sums, lanes) | {
         "LANES": lanes,

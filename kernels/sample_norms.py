@@ -35,7 +35,7 @@ if weights != 0:
 """.strip()
 
 FOLD = """
-$decorator
+@device
 def square_of(job, sums, pitch):
     nodes = load_int64(job, 2)
     for node in range(load_int64(job, 3)):
@@ -46,14 +46,14 @@ def square_of(job, sums, pitch):
         store_sum(sums, load_int64(nodes, 3 * node + 2) * pitch, total)
     return load_sum(sums, load_int64(job, 4) * pitch)
 
-$decorator
+@device
 def result_of(square, most, weights, n):
     $result
     return result
 """
 
 CPU_FUNCTIONS = """
-@jit(CACHING)
+@device
 def square_of_item(table, items, k, n):
     row = table + load_int64(items, 3 * k) * ROW_BYTES
     G = load_int64(row, 1)
@@ -191,18 +191,18 @@ def cpu_functions(g_dtype, clips):
         "load_g_some": f"vectors.load_some({g_dtype!r})",
         "spread": f"vectors.spread({sums!r})",
     }
-    return text + _fold("@jit(CACHING)", clips), _constants(g_dtype) | constants
+    return text + _fold(clips), _constants(g_dtype) | constants
 
 
 def cuda_functions(g_dtype, clips):
     """The same for a block: text of square_of and result_of, and constants."""
     constants = {"LANES": lanes_of({g_dtype}), "WIDTH_BITS": WIDTH.bit_length() - 1, "RESIDENT": RESIDENT}
     constants["sum_type"] = f"np.{memory.accumulator(g_dtype)}"
-    return _fold("@device", clips), _constants(g_dtype, constants["LANES"]) | constants
+    return _fold(clips), _constants(g_dtype, constants["LANES"]) | constants
 
 
-def _fold(decorator, clips):
-    return fill(FOLD, decorator=decorator, result=FACTOR if clips else NORM)
+def _fold(clips):
+    return fill(FOLD, result=FACTOR if clips else NORM)
 
 
 def _constants(g_dtype, lanes=None):

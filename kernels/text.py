@@ -3,9 +3,9 @@
 from . import generate, memory
 from .fields import held_as
 
-_NAMES = ("coded", "fma", "jit", "load", "math", "maximum", "minimum", "sign", "sqrt", "store")
-CPU_NAMES = (*_NAMES, "vectors")
-CUDA_NAMES = (*_NAMES, "add_atomic", "cuda", "device")
+_NAMES = ("coded", "device", "fma", "jit", "load", "math", "maximum", "minimum", "sign", "sqrt", "store")
+CPU_NAMES = (*_NAMES, "min", "shared", "vectors")
+CUDA_NAMES = (*_NAMES, "add_atomic", "cuda")
 
 
 def accessors(dtypes, sums, lanes=None):
@@ -29,8 +29,8 @@ def stem(family, *parts):
     return "_".join(dict.fromkeys([family, *(p for p in parts if p)]))
 
 
-def module(name, device, skeleton, parts, constants):
-    """Fill the skeleton and load it for "cpu" or "cuda"."""
+def module(name, device, skeleton, parts, constants, imports=()):
+    """Fill the skeleton and load it for "cpu" or "cuda". imports: generated modules and names, see generate.load."""
     home, names = {"cpu": ("gdgpu.kernels.cpu", CPU_NAMES), "cuda": ("gdgpu.kernels.target", CUDA_NAMES)}[device]
     constants = constants | {"NAME": repr(name)}
-    return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, home, names)
+    return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, home, names, imports)

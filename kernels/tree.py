@@ -1,4 +1,4 @@
-"""The tree that every sum over samples follows, and the text of its fold on the CPU.
+"""The tree that every sum over samples follows.
 
 Level-0 node k is the left fold, from +0, of rows 32k … 32k+31; a node of the next level is the left fold of
 32 nodes below it; up to one node, the root. A missing row is skipped, and a node with one child is that child.
@@ -7,8 +7,6 @@ With weights a leaf is acc = fma(c_n, G[n, j], acc).
 
 import os
 
-from . import generate
-
 RADIX = 32
 SHIFT = RADIX.bit_length() - 1
 SEGMENT = RADIX * RADIX  # rows that a CUDA block, or a CPU item where rows are split, folds by itself
@@ -16,7 +14,7 @@ CUDA_THREADS = 256  # in a block, at most
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 BLOCK = 32 if SIMULATED else CUDA_THREADS  # the simulator runs each as a thread of the system
 CUDA_SHARED = 1 << 14  # bytes in which a block keeps the children of a node, a row each
-UNROLL = (16, 4, 1)  # rows that the CPU adds in one pass over the sums
+CPU_ROWS = 8, 1  # that are added in one pass over the sums; with more, kernels take longer to compile and are no faster
 CUDA_LOADS = 4, 16  # of vectors, or else of elements, that a CUDA thread has outstanding; more cost it registers
 
 
@@ -28,61 +26,9 @@ def levels(rows):
     return count
 
 
-CPU = """
-@jit(CACHING)
-def carry(nodes, pitch, width, row):
-    # Row `row` begins a new node: what is below it is complete and goes into its parent.
-    while row % RADIX == 0:
-        above = nodes + pitch * SIZE
-        for j in range(width):
-            store_sum(above, j, load_sum(above, j) + load_sum(nodes, j))
-            store_sum(nodes, j, zero)
-        row //= RADIX
-        nodes = above
-
-@jit(CACHING)
-def fold(nodes, pitch, G, stride, column, width, weights, row, first, last):
-    # Rows first … last-1 of G, which are rows row, row + 1, … of the tree.
-    while first < last:
-        if row % RADIX == 0 and row > 0:
-            carry(nodes, pitch, width, row)
-        stop = min(last, first + RADIX - row % RADIX)
-        row += stop - first
-        $add_rows
-
-@jit(CACHING)
-def root(sums, nodes, pitch, width, depth):
-    # sums: a copy of level 0. It becomes the root, as the last node of every level goes into the one above.
-    for level in range(1, depth):
-        above = nodes + level * pitch * SIZE
-        for j in range(width):
-            store_sum(sums, j, load_sum(above, j) + load_sum(sums, j))
-"""
-
-
 def sum_text(value, weight, before):
     """Text that adds a value, or its product with a weight if there is one, to the sum before."""
     return f"{before} + {value}" if weight is None else f"fma({weight}, {value}, {before})"
-
-
-def cpu_text(dtype, weighted):
-    """The CPU's functions carry, fold and root for G of this dtype."""
-    lines = []
-    for unroll in UNROLL:
-        lines.append(f"while stop - first >= {unroll}:")
-        lines.append("    i0 = first * stride + column")
-        lines += [f"    i{k} = i{k - 1} + stride" for k in range(1, unroll)]
-        if weighted:
-            lines += [f"    c{k} = load_sum(weights, first + {k})" for k in range(unroll)]
-        total = "load_sum(nodes, j)"
-        for k in range(unroll):
-            total = sum_text(f"load_{dtype}(G, i{k} + j)", f"c{k}" if weighted else None, total)
-        lines += [
-            "    for j in range(width):",
-            f"        store_sum(nodes, j, {total})",
-            f"    first += {unroll}",
-        ]
-    return generate.fill(CPU, add_rows="\n".join(lines))
 
 
 def cuda_text(dtype, lanes, vector, weight=None):

@@ -85,7 +85,7 @@ def kernel(device, rule, flags, dtypes, options=()):
     lanes = lanes_of(dtypes)
     on_cpu = device == "cpu"
     parts = {
-        "functions": fields.functions("@jit(CACHING)" if on_cpu else "@device"),
+        "functions": fields.functions(),
         "item": fields.item(2, "chunk", _skip(fields, CPU_SKIP if on_cpu else CUDA_SKIP)),
         "loop": _loop(fields, on_cpu, lanes),
     }

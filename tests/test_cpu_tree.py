@@ -1,0 +1,62 @@
+"""The tree on the CPU is compiled once: kernels import it, from the disk too, and are named after it."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from references import assert_same_bits, samples, tree
+
+from gdgpu.kernels import accumulate, cpu_tree, fused, generate, ranks, reduce, rules
+
+MOMENTUM = (rules.RULES["momentum"], (("nesterov", False), ("maximize", False)), ("float32", "float32"))
+
+
+def test_kernels_of_every_family_import_the_same_functions():
+    kernels = (
+        reduce.kernel("cpu", "float32"),
+        fused.kernel("cpu", *MOMENTUM, "float32"),
+        accumulate.kernels("cpu", "float32").add,
+        ranks.kernel("cpu", "trimmed_mean", "float32"),
+    )
+    modules = [sys.modules[kernel.__module__] for kernel in kernels]
+    assert len({(module.fold, module.root) for module in modules}) == 1
+    weighted = sys.modules[reduce.kernel("cpu", "float32", True).__module__]
+    assert weighted.root is modules[0].root and weighted.fold is not modules[0].fold
+
+
+def test_a_kernel_is_named_after_what_it_imports(monkeypatch):
+    monkeypatch.setattr(generate, "_import", lambda key, text: SimpleNamespace(__name__=key))
+    monkeypatch.setattr(generate, "_modules", {})
+    names = set()
+    for text in (cpu_tree.FOLD, cpu_tree.FOLD + "# edited\n", cpu_tree.FOLD):
+        monkeypatch.setattr(cpu_tree, "FOLD", text)
+        imports = [(cpu_tree._fold.__wrapped__("float32", False), ("fold",))]
+        names.add(generate.load("kernel", "", {}, "gdgpu.kernels.cpu", ("jit",), imports).__name__)
+    assert len(names) == 2
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import gdgpu
+from gdgpu.kernels import generate
+G, w = np.load(sys.argv[1]), np.zeros(7, np.float32)
+gdgpu.Momentum([w], lr=1.0).step_samples([G])
+np.save(sys.argv[1].replace("samples", "updated"), w)
+made = {name.split("_")[0]: sys.modules[f"gdgpu.kernels.generated.{name}"] for name in generate._modules}
+print(made["fold"].fold.compiled.cache_hits, made["root"].root.compiled.cache_hits)
+print(*made["fused"].reduce.stats.cache_hits.values())
+"""
+
+
+@pytest.mark.parametrize("writable", (True, False))
+def test_a_second_process_reads_all_of_it_from_the_disk(writable, tmp_path, python):
+    G = samples((70, 7), "float32")
+    np.save(tmp_path / "samples.npy", G)
+    if not writable:
+        (tmp_path / "cache").write_text("in the way")
+    for read in (0, int(writable)):
+        shown = python(SCRIPT, tmp_path / "samples.npy", GDGPU_CACHE_DIR=str(tmp_path / "cache"))
+        assert_same_bits(-np.load(tmp_path / "updated.npy"), tree(G))
+        assert [int(word) for word in shown.split()] == [read] * (2 + read)
