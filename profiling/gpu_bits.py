@@ -1,6 +1,6 @@
 """The GPU's answers against the CPU's: python profiling/gpu_bits.py ANSWERS.npz CASE …
 
-ANSWERS.npz holds the CPU's, as tests/bits_cases.py saves them; "-": they are made here too. A JSON line a case as soon
+ANSWERS.npz holds the CPU's, as tests/support/bits saves them; "-": they are made here too. A JSON line a case as soon
 as it is known, whose "different" says what differs, or is null.
 """
 
@@ -51,10 +51,10 @@ def _opened(answers: Path) -> np.lib.npyio.NpzFile:
 
 
 def _on(device: str, name: str) -> list[np.ndarray]:
-    import bits_cases
+    from support import bits
 
     os.environ["GDGPU_DEVICE"] = device
-    return bits_cases.answers(name)
+    return bits.answers(name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What only hardware shows: fences, contexts of threads, streams, lifetimes. Checks of the first half minute on a GPU.
 
-Each takes under two seconds, compiles nothing besides kernels of tests/bits_cases.py, and raises an AssertionError that
+Each takes under two seconds, compiles nothing besides kernels of tests/support/bits, and raises an AssertionError that
 says in one line what is wrong, or returns None, or why it says nothing.
 """
 

@@ -1,7 +1,7 @@
 """Prepare a check on a GPU, with no GPU: python profiling/gpu_prepare.py DIR [--arch 9.0] [--jobs N]
 
 Writes DIR/kernels, the machine code of all that the check launches, DIR/bits-cpu.npz, the CPU's answers to all cases of
-tests/bits_cases.py, and DIR/manifest.json. What an interrupted run has made is not made again. There, with DIR carried
+tests/support/bits, and DIR/manifest.json. What an interrupted run has made is not made again. There, with DIR carried
 along: GDGPU_FINGERPRINT=carried GDGPU_CACHE_DIR=DIR/kernels. --verify compiles nothing and says what of it is missing;
 its last line is {"kernels": how many are asked for, "missing": [names], "whole": whether the files are those written}.
 """
@@ -22,7 +22,13 @@ NAME = "profiling/gpu_prepare.py"
 ARCHITECTURE = "9.0"
 ANSWERS = "bits-cpu.npz"
 WORD = "carried"  # in GDGPU_FINGERPRINT: stands for the versions that the kernels were made with
-SOURCES = ("gdgpu/*.py", "kernels/*.py", "profiling/gpu_[hv]*.py", "tests/bits_*.py", "tests/references.py")
+SOURCES = (
+    "gdgpu/*.py",
+    "kernels/*.py",
+    "profiling/gpu_[hv]*.py",
+    "tests/support/bits/*.py",
+    "tests/support/references.py",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +58,7 @@ def prepare(given: argparse.Namespace) -> int:
     failed, left_out = {}, before["left_out"] if is_known else {}
     if not (is_known and answers.exists()):
         answers.unlink(missing_ok=True)
-        failed |= gpu_work.answer(answers, list(gpu_work.bits_cases.CASES), given.jobs, progress("answers"))
+        failed |= gpu_work.answer(answers, list(gpu_work.bits.CASES), given.jobs, progress("answers"))
         if not failed:  # so that they are not made again if this is interrupted
             write_manifest(folder, {"sources": digest, "architecture": arch, "complete": False, "left_out": {}})
     work = {name: call for name, call in gpu_work.everything().items() if name not in left_out}

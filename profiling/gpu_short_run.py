@@ -38,9 +38,9 @@ def chosen(names):
 
 def main():
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import bits_cases
+    from support import bits
 
-    names = chosen(list(bits_cases.CASES))
+    names = chosen(list(bits.CASES))
     if sys.argv[1:] == ["--list"]:
         print(*names, sep="\n")
         return
@@ -49,7 +49,7 @@ def main():
     cupy.cuda.set_allocator(None)  # an allocation each: in a pool's block, a stray access hits a neighbour unseen
     for name in names:
         print(name, flush=True)  # where a run that is cut had come to
-        bits_cases.answers(name)
+        bits.answers(name)
     cupy.cuda.Device().synchronize()
     print(f"{len(names)} cases")
 

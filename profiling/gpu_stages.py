@@ -22,7 +22,7 @@ from gpu_process import ROOT, each, python, run
 from gpu_report import EQUAL, UNREACHED, row_of
 
 sys.path.insert(0, str(ROOT / "tests"))
-import bits_cases
+from support import bits
 
 GPU_TESTS = "tests/test_gpu.py"
 SANITIZERS = {"memcheck": r"ERROR SUMMARY: (\d+) error", "racecheck": r"RACECHECK SUMMARY: (\d+) hazard"}
@@ -31,7 +31,7 @@ IN_OTHER_DTYPES = ("momentum/1x2^28", "reduce/65536x784")
 CORE = 10  # the first rows of the table, which are worth most
 LATE = ("cupy", "torch_compile")  # peers of the core rows that are worth less than other rows
 SHOWN = 20  # findings and failures that the report names
-NAMES_OF_BITS = list(bits_cases.CASES)
+NAMES_OF_BITS = list(bits.CASES)
 ASKED_FOR = ("sweep",)  # stages that no check has by itself
 
 

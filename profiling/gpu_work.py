@@ -27,7 +27,7 @@ from gdgpu.machine_code_tools import assembled
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-import bits_cases
+from support import bits
 
 PR_SET_PDEATHSIG = 1
 Work = dict[str, Callable[[], object]]
@@ -35,9 +35,9 @@ Say = Callable[[int, int], None]  # cases that are done, and all
 TOGETHER = 4  # cases that a process takes at a time: neighbours share kernels
 
 
-def bits() -> Work:
+def compared() -> Work:
     """{name: call} of the cases whose bits are compared."""
-    return {f"bits/{name}": partial(bits_cases.answers, name) for name in bits_cases.CASES}
+    return {f"bits/{name}": partial(bits.answers, name) for name in bits.CASES}
 
 
 def rows() -> Work:
@@ -106,7 +106,7 @@ def _variant(case, variant):
 
 def everything(sweep: bool = True) -> Work:
     """{name: call} of all that the check launches."""
-    return bits() | rows() | tests() | (variants() if sweep else {})
+    return compared() | rows() | tests() | (variants() if sweep else {})
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _refuse_spills(cubin, said):
 
 
 def answer(path: Path, names: list[str], jobs: int, say: Say | None = None) -> dict[str, str]:
-    """Save the CPU's answers as tests/bits_cases.py does, NAME:NUMBER; returns {case: why there is none}."""
+    """Save the CPU's answers as tests/support/bits does, NAME:NUMBER; returns {case: why there is none}."""
     found, failed = {}, {}
     for name, arrays, error in _shared_out(_answered, names, jobs, {"GDGPU_DEVICE": "cpu"}, say):
         if error:
@@ -179,7 +179,7 @@ def answer(path: Path, names: list[str], jobs: int, say: Say | None = None) -> d
 
 def _answered(name):
     try:
-        return bits_cases.answers(name), None
+        return bits.answers(name), None
     except Exception as error:
         return None, one_line(error)
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -52,11 +51,11 @@ def torch():
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
     """stub(**asked): from now on the scripts of the GPU check do what is asked of them, see gpu_stub.py."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "profiling")
     import gpu_check
     import gpu_stages
-    import gpu_stub
     import gpu_sweep
+
+    from support import gpu_stub
 
     path = tmp_path / "asked.json"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from references import DTYPES, assert_same_bits, samples, sums_of, tree
 
 import gdgpu
+from support.references import DTYPES, assert_same_bits, samples, sums_of, tree
 
 
 def weights_for(B):

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 from test_arrays import refused
 from test_optimizers import TOLERANCE, close, schedule
 
 import gdgpu
+from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 STEPS = 200
 

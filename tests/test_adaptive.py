@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from references import samples
 
 import gdgpu
+from support.references import samples
 
 STEPS = 200
 NAMES = ("Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")

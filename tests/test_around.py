@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from around import OPTIMIZERS, arrays, copies, make, prepared, snapshot
-from references import DTYPES, assert_same_bits, samples
 from test_optimizers import close
 
 import gdgpu
+from support.around import OPTIMIZERS, arrays, copies, make, prepared, snapshot
+from support.references import DTYPES, assert_same_bits, samples
 
 SHAPES = ((300,), (7, 9), (), (0,), (1100,))
 SCALES = {

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from around import arrays, copies, snapshot
-from references import assert_same_bits, samples
 from test_arrays import readonly, refused
 
 import gdgpu
+from support.around import arrays, copies, snapshot
+from support.references import assert_same_bits, samples
 
 ONE = np.ones(1, np.float32)
 BAD = {

@@ -5,7 +5,8 @@ import threading
 
 import numpy as np
 import pytest
-from around import arrays, make, snapshot
+
+from support.around import arrays, make, snapshot
 
 SHAPES = ((300,), (7, 9), (), (0,), (1100,))
 LIVES = {

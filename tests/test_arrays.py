@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from references import assert_same_bits, dtype_of, samples
 
 import gdgpu
+from support.references import assert_same_bits, dtype_of, samples
 
 NAN, INF = np.nan, np.inf
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import in_empty_directory, one_line, trained  # noqa: F401
 
 from gdgpu import checkpoint, devices
 from gdgpu.cli import main
+from support.command import in_empty_directory, one_line, trained  # noqa: F401
 
 FINE = "a,b,y\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n"
 

@@ -6,13 +6,13 @@ import weakref
 
 import numpy as np
 import pytest
-from references import assert_same_bits, samples, sums_of
 from test_arrays import BAD_GRADIENTS, BAD_SAMPLES, optimizer_and_inputs, refused, shifted
 from test_arrays import snapshot as held_by
 from test_groups import arrays, leaves, mapped, params_of
 from test_optimizers import schedule
 
 import gdgpu
+from support.references import assert_same_bits, samples, sums_of
 
 SHAPES = [(7,), [(3, 4), ()], {"a": (0,), "b": (33,)}]  # of one array, a list, a dict
 ROWS = {

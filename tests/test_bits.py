@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install gdgpu[test]")
-import bits_arrays
-import bits_cases
-from references import DTYPES, assert_same_bits, samples
-
 from gdgpu import devices
+from support import bits
+from support.bits import arrays
+from support.references import DTYPES, assert_same_bits, samples
 
 NO_GPU = "the simulator is in its place" if devices.simulated() else devices.why_no_cuda()
 ENVIRONMENTS = {"simulator": {"NUMBA_ENABLE_CUDASIM": "1"}} | ({} if NO_GPU else {"gpu": {"NUMBA_ENABLE_CUDASIM": "0"}})
@@ -29,7 +28,7 @@ def processes(tmp_path_factory):
     started = {}
     for name, environment in ENVIRONMENTS.items():
         path = tmp_path_factory.mktemp("bits") / f"{name}.npz"
-        command = [sys.executable, "-W", "ignore", Path(bits_cases.__file__), path]
+        command = [sys.executable, "-W", "ignore", Path(bits.__file__).parent, path]
         environment = os.environ | {"GDGPU_DEVICE": "cuda"} | environment
         started[name] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), path
     yield started
@@ -63,16 +62,16 @@ def on_one_thread():
 @pytest.fixture
 def on_cpu(monkeypatch, use_threads):
     monkeypatch.delenv("GDGPU_DEVICE", raising=False)
-    assert bits_cases.device() == "cpu"
+    assert bits.device() == "cpu"
 
     def run(name, threads):
         use_threads(threads)
-        return bits_cases.answers(name)
+        return bits.answers(name)
 
     return run
 
 
-@pytest.mark.parametrize("name", bits_cases.CASES)
+@pytest.mark.parametrize("name", bits.CASES)
 def test_two_threads_and_one(name, on_cpu, on_one_thread):
     on_one_thread[name] = on_cpu(name, 1)
     for one, two in zip(on_one_thread[name], on_cpu(name, 2), strict=True):
@@ -83,7 +82,7 @@ def test_two_threads_and_one(name, on_cpu, on_one_thread):
     "device",
     ["simulator", pytest.param("gpu", marks=pytest.mark.skipif(NO_GPU is not None, reason=f"no GPU: {NO_GPU}"))],
 )
-@pytest.mark.parametrize("name", bits_cases.CASES)
+@pytest.mark.parametrize("name", bits.CASES)
 def test_other_devices_and_cpu(name, device, answers_of, on_cpu, on_one_thread):
     found = answers_of(device)
     assert f"{name}:error" not in found, found[f"{name}:error"]
@@ -98,7 +97,7 @@ def test_every_rule_is_among_the_cases():
 
     for name, rule in RULES.items():
         for family in ("norms",) if rule.norm else ("update", "fused"):
-            assert any(case.startswith(f"{family}/{name}") for case in bits_cases.CASES)
+            assert any(case.startswith(f"{family}/{name}") for case in bits.CASES)
 
 
 class OnGpu(np.ndarray):
@@ -127,12 +126,12 @@ def array_on_gpu(shape, dtype, memptr, strides):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("move", bits_cases.MOVES)
+@pytest.mark.parametrize("move", bits.MOVES)
 def test_arrays_keep_their_nature_on_the_way_to_a_gpu(move, dtype, monkeypatch):
     cupy = SimpleNamespace(zeros=zeros_on_gpu, ndarray=array_on_gpu)
-    monkeypatch.setattr(bits_arrays, "target", lambda: devices.Device("cuda", cupy))
-    array = bits_cases.MOVES[move](samples((7, 5), dtype))
-    copy, address = bits_arrays.to_device(array)
+    monkeypatch.setattr(arrays, "target", lambda: devices.Device("cuda", cupy))
+    array = bits.MOVES[move](samples((7, 5), dtype))
+    copy, address = arrays.to_device(array)
     assert copy.strides == array.strides and address % 16 == array.ctypes.data % 16
     assert not np.shares_memory(copy, array)
     assert_same_bits(copy, array)

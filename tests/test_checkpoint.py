@@ -9,11 +9,11 @@ import time
 
 import numpy as np
 import pytest
-from references import assert_same_bits, samples
 
 import gdgpu
 from gdgpu import checkpoint, files
 from gdgpu.optimizer import Optimizer
+from support.references import assert_same_bits, samples
 
 OLD = {"w": np.arange(3.0)}
 

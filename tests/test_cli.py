@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import in_empty_directory, one_line, run, trained  # noqa: F401
 
 import gdgpu
 from gdgpu import checkpoint, datasets, devices
 from gdgpu.display import step_bytes
 from gdgpu.options import OPTIMIZERS
+from support.command import in_empty_directory, one_line, run, trained  # noqa: F401
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signals are POSIX")
 

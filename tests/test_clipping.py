@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 from test_arrays import optimizer_and_inputs, refused, snapshot
 from test_fused import assert_same_optimizers, gradients, two_of
 from test_optimizers import peak_of
@@ -16,6 +15,7 @@ from test_sample_norms import MIXED, VIEWS, batch, factors_of, norms_of, roundin
 import gdgpu
 from gdgpu.kernels import clipped as kernels
 from gdgpu.kernels.clipped import Clipped
+from support.references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 
 NAN, INF = math.nan, math.inf
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numba import vectorize
 from numba.extending import intrinsic
-from quantised import BLOCK, LEAST_SCALE, POSITIVE, VALUES, grid_of, nearest_codes, neighbours, scale_of
-from references import assert_same_bits
 
 from gdgpu.kernels import codes
+from support.quantised import BLOCK, LEAST_SCALE, POSITIVE, VALUES, grid_of, nearest_codes, neighbours, scale_of
+from support.references import assert_same_bits
 
 LARGEST = np.finfo(np.float32).max
 # Zeros, subnormals, the ends of float16, neighbours of powers of two, what is not finite.

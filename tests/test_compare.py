@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from command import in_empty_directory, one_line, run, trained  # noqa: F401
 
 from gdgpu import display, session
 from gdgpu.plotting import COLORS
+from support.command import in_empty_directory, one_line, run, trained  # noqa: F401
 
 
 def compared(line):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from references import assert_same_bits, samples, tree
 
 from gdgpu.kernels import accumulate, cpu_tree, fused, generate, ranks, reduce, rules
+from support.references import assert_same_bits, samples, tree
 
 MOMENTUM = (rules.RULES["momentum"], (("nesterov", False), ("maximize", False)), ("float32", "float32"))
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from around import arrays, make
-from references import assert_same_bits, dtype_of, samples
 from test_arrays import refused
 from test_optimizers import TOLERANCE, close
 
 import gdgpu
+from support.around import arrays, make
+from support.references import assert_same_bits, dtype_of, samples
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

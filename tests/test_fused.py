@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 import gdgpu
+from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 TABLE = [
     ("SGD", {}),

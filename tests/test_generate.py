@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 import gdgpu
 from gdgpu import fma as multiply_add
@@ -16,6 +15,7 @@ from gdgpu.kernels import generate, rules, source, update
 from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.rules import Rule
+from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 
 TENTH = 0.1
 SINGLE = np.float32(0.1)

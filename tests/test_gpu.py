@@ -6,11 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
-from references import assert_same_bits, dtype_of, samples
 
 import gdgpu
 from gdgpu import devices, launches, reduction
 from gdgpu.kernels import buffers
+from support.references import assert_same_bits, dtype_of, samples
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: install gdgpu[cuda13]")
 WHY_NOT = "the simulator has no streams" if devices.simulated() else devices.why_no_cuda()

@@ -5,17 +5,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from unittest.mock import Mock
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gpu_check
 import gpu_plan
 import gpu_report
 import gpu_stages
+import pytest
 
 PEER_LIMIT = {"torch": 1.0, "torch_compile": 1.0, "cupy": 3.0}
 

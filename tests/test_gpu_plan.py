@@ -2,15 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gpu_check
 import gpu_plan
 import gpu_stages
+import pytest
 
 
 def stage(name, count, *how, **more):

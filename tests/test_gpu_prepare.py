@@ -5,15 +5,11 @@ import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import cases
 import gpu_prepare
+import numpy as np
+import pytest
 
 import gdgpu
 from gdgpu import devices
@@ -45,7 +41,7 @@ def small(monkeypatch):
     """A check of two launches and two answers; returns the former, to be changed."""
     work = dict(WORK)
     monkeypatch.setattr(gpu_work, "everything", lambda sweep=True: work)
-    monkeypatch.setattr(gpu_work.bits_cases, "CASES", ANSWERS)
+    monkeypatch.setattr(gpu_work.bits, "CASES", ANSWERS)
     monkeypatch.setattr(gpu_prepare, "sources", lambda: "as they are")
     return work
 
@@ -166,7 +162,7 @@ def test_an_interrupted_run_goes_on_from_there(small, uncompiled, tmp_path, caps
 
 
 def test_an_answer_that_fails_is_named(small, uncompiled, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(gpu_work.bits_cases, "CASES", ANSWERS | {"none": (lambda: 1 / 0, ())})
+    monkeypatch.setattr(gpu_work.bits, "CASES", ANSWERS | {"none": (lambda: 1 / 0, ())})
     status, said, err = run(tmp_path, capsys)
     assert status == 1 and "gpu_prepare.py: answers/none: ZeroDivisionError: division by zero\n" in err
     assert not (tmp_path / "bits-cpu.npz").exists() and said["kernels"] == 2
@@ -225,7 +221,7 @@ def test_models_are_taken_for_the_gpus(tmp_path):
 
 def test_the_work_is_all_that_the_check_launches():
     names = gpu_work.everything()
-    assert {f"bits/{name}" for name in gpu_work.bits_cases.CASES} < names.keys()
+    assert {f"bits/{name}" for name in gpu_work.bits.CASES} < names.keys()
     assert {f"row/{name} {case.dtype}" for name, case in cases.CASES.items() if "cuda" in case.devices} < names.keys()
     assert "row/reduce/65536x784 bfloat16" in names and "test/lamb" in names
     assert len(names) - len(gpu_work.everything(sweep=False)) == len(gpu_variants.pairs())

@@ -5,12 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+import gpu_process
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
-
-import gpu_process
-import gpu_stub
+from support import gpu_stub
 
 
 def script(text, *arguments):

@@ -1,15 +1,11 @@
 """The smoke run's checks, executed: in the simulator, with as much of CuPy as they use on top of NumPy."""
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gpu_hazards
 import gpu_smoke
+import pytest
 
 CUPY = """
 import time

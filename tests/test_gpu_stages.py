@@ -6,22 +6,19 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
-
-import bits_cases
 import gpu_bits
 import gpu_check
 import gpu_report
 import gpu_rows
 import gpu_short_run
 import gpu_stages
-import gpu_stub
+import numpy as np
+import pytest
 from optimizers import OPTIMIZERS
+
+from support import bits, gpu_stub
 
 CASES = (
     "momentum/1x2^28",
@@ -74,7 +71,7 @@ def test_every_case_of_the_table_has_a_row_from_the_start(record):
     assert [name for name, _ in gpu_stages.gpu_cases()] == list(CASES)
     assert list(rows_of(record)) == list(CASES)
     assert all(row["error"] == "not reached" for row in held(record)["rows"])
-    assert held(record)["bits"] == dict.fromkeys(bits_cases.CASES)
+    assert held(record)["bits"] == dict.fromkeys(bits.CASES)
 
 
 def test_a_row_that_fails_loses_only_itself(record, stub):
@@ -137,7 +134,7 @@ def test_a_measured_row_has_the_roof(monkeypatch):
     gpu_rows.copy_gbs.cache_clear()
 
 
-NAMES = list(bits_cases.CASES)[:40]
+NAMES = list(bits.CASES)[:40]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +195,7 @@ def test_bits_in_the_simulator(made, tmp_path, python):
     answers = "-"
     if made == "before":
         answers = tmp_path / "cpu.npz"
-        arrays = {f"{name}:{k}": a for name in names for k, a in enumerate(bits_cases.answers(name))}
+        arrays = {f"{name}:{k}": a for name in names for k, a in enumerate(bits.answers(name))}
         arrays[f"{names[0]}:0"] = arrays[f"{names[0]}:0"] ^ (np.arange(3) == 1)
         np.savez(answers, device="cpu", **arrays)
         names.append("reduce/float32/1x3/plain")  # which has no answer
@@ -256,11 +253,11 @@ def test_without_the_tool(record, monkeypatch):
 
 
 def test_short_run_covers_every_family_and_every_pattern_means_something():
-    names = gpu_short_run.chosen(list(bits_cases.CASES))
-    assert {name.split("/")[0] for name in names} == {name.split("/")[0] for name in bits_cases.CASES}
+    names = gpu_short_run.chosen(list(bits.CASES))
+    assert {name.split("/")[0] for name in names} == {name.split("/")[0] for name in bits.CASES}
     for pattern in gpu_short_run.PATTERNS:
-        assert any(PurePosixPath(name).match(pattern) for name in bits_cases.CASES), pattern
-    assert len(names) < len(bits_cases.CASES) / 4
+        assert any(PurePosixPath(name).match(pattern) for name in bits.CASES), pattern
+    assert len(names) < len(bits.CASES) / 4
 
 
 def test_outcome_of_the_tests(tmp_path, record, monkeypatch):

@@ -1,17 +1,12 @@
 """The sweep over variants of CUDA kernels, with no GPU: its table, what variants change, lines, restarts, the best."""
 
 import json
-import sys
 from contextlib import suppress
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import cases
 import gpu_prepare
+import numpy as np
+import pytest
 
 from gdgpu.kernels import generate, plan, reduce, tree
 from gdgpu.machine_code_tools import assembled

@@ -8,19 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
-
 import gpu_check
 import gpu_hazards
 import gpu_smoke
 import gpu_stages
-import gpu_stub
 import gpu_variants
+import pytest
 from test_gpu_process import is_gone
 
 from gdgpu import devices
+from support import gpu_stub
 
 TESTS = ["tests/test_gpu.py::test_a PASSED [ 50%]", "tests/test_gpu.py::test_b SKIPPED (no second GPU) [100%]", 0]
 GOOD = {"-m": TESTS, "memcheck": ["ERROR SUMMARY: 0 errors", 0], "racecheck": ["RACECHECK SUMMARY: 0 hazards", 0]}
@@ -171,7 +168,7 @@ def test_it_leaves_at_once_when_it_is_told_to(tmp_path, check, stub):
     stub(**{CORE[3]: "hang"})
     script = (
         f"import sys; sys.path[:0] = {[str(Path(gpu_check.__file__).parent), str(Path(__file__).parent)]}\n"
-        "import gpu_check, gpu_stages, gpu_stub\n"
+        "import gpu_check, gpu_stages\nfrom support import gpu_stub\n"
         "python = lambda script, *rest: [sys.executable, gpu_stub.__file__, script, *map(str, rest)]\n"
         "gpu_check.python = gpu_stages.python = python\n"
         f"gpu_check.main(['--prebuilt', {str(tmp_path / 'prebuilt')!r}, '--out', {str(tmp_path / 'out')!r}])\n"

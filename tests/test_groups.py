@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, samples
 from test_arrays import refused
 from test_optimizers import close, schedule
 
 import gdgpu
 from gdgpu.kernels import threads
+from support.references import DTYPES, assert_same_bits, samples
 
 STRUCTURES = [(7,), [(3, 4), (), (70_000,)], {"a": (0,), "b": (33,)}]  # shapes of one array, a list, a dict
 ROWS = {

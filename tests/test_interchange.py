@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from references import assert_same_bits, samples
 from test_adaptive import far
 from test_arrays import refused
 
 import gdgpu
 from gdgpu.interchange import NAMES
+from support.references import assert_same_bits, samples
 
 OWN = {
     "sgd": {"momentum": 0.9, "weight_decay": 0.1},

@@ -4,12 +4,9 @@ import ctypes
 import gc
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 
 import gdgpu
 from gdgpu import devices, reduction

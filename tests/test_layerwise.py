@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from references import assert_same_bits, dtype_of, samples
 from test_arrays import refused
 from test_optimizers import TOLERANCE, close
 
 import gdgpu
+from support.references import assert_same_bits, dtype_of, samples
 
 STEPS = 200
 SHAPES = ((50,), (7, 9), (1,), (0,), (130, 11))

@@ -5,10 +5,10 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from references import assert_same_bits, bits, dtype_of
 
 from gdgpu.kernels import memory
 from gdgpu.kernels.buffers import address_of
+from support.references import assert_same_bits, bits, dtype_of
 
 PATTERNS = np.arange(2**16, dtype=np.uint16)
 LANES = {"float16": (1, 8), "bfloat16": (1, 8), "float32": (1, 4, 8), "float64": (1, 2, 4), "uint8": (1, 16)}

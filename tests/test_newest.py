@@ -8,7 +8,7 @@ import pytest
 from gdgpu.kernels import tree
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: install gdgpu[test]")
-from references import assert_same_bits
+from support.references import assert_same_bits
 
 CUDA = 190  # e_machine of ELF
 CASES = (
@@ -27,8 +27,8 @@ ANSWER = f"""
 import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-import bits_cases
-np.savez(sys.argv[2], *(array for name in {CASES!r} for array in bits_cases.answers(name)))
+from support import bits
+np.savez(sys.argv[2], *(array for name in {CASES!r} for array in bits.answers(name)))
 """
 
 

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from bits_cases import unaligned
-from references import (
+
+import gdgpu
+from gdgpu.kernels.rules import RULES
+from support.bits import unaligned
+from support.references import (
     CHUNK,
     DTYPES,
     WIDTH,
@@ -18,9 +21,6 @@ from references import (
     sums_of,
     two_product,
 )
-
-import gdgpu
-from gdgpu.kernels.rules import RULES
 
 ITEM = 32 * CHUNK  # elements of a node of the tree's lowest level
 SIZES = (0, 1, WIDTH - 1, WIDTH, WIDTH + 1, CHUNK - 1, CHUNK, CHUNK + 1, ITEM, ITEM + 1, 33 * ITEM + 5)

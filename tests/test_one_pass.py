@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-from linear import DELTA, MODELS, SCALE, X_DTYPES, assert_same, made
-from references import assert_same_bits
 
 from gdgpu import devices
+from support.linear import DELTA, MODELS, SCALE, X_DTYPES, assert_same, made
+from support.references import assert_same_bits
 
 NARROWED = "linear", "softmax-10"  # what narrow X adds to a kernel does not depend on the loss
 PAIRS = [(kind, d) for d in X_DTYPES for kind in (NARROWED if d in ("float16", "uint8") else MODELS)]

@@ -5,11 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from linear import MODELS, X_DTYPES, assert_same, made
-from references import assert_same_bits
 
 import gdgpu
 from gdgpu.models import HuberRegression, LinearRegression, LogisticRegression, PoissonRegression, SoftmaxRegression
+from support.linear import MODELS, X_DTYPES, assert_same, made
+from support.references import assert_same_bits
 
 OPTIMIZERS = {
     "momentum": lambda params: gdgpu.Momentum(params, 0.01),

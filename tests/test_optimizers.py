@@ -6,9 +6,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, dtype_of, samples
 
 import gdgpu
+from support.references import DTYPES, assert_same_bits, dtype_of, samples
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 SGD_TABLE = [

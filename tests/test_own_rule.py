@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from references import DTYPES, assert_same_bits, bits, run_rule, samples
 
 import gdgpu
 from gdgpu import devices, machine_code
 from gdgpu.kernels import toolchain
+from support.references import DTYPES, assert_same_bits, bits, run_rule, samples
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_rule.py"
 TENTH = 0.1

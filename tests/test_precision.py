@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from around import OPTIMIZERS, arrays, copies, make, snapshot
-from bits_cases import unaligned
-from quantised import rounded
-from references import assert_same_bits, dtype_of
 from test_arrays import refused
 
 import gdgpu
 from gdgpu.kernels.fields import Fields
 from gdgpu.kernels.rules import RULES
+from support.around import OPTIMIZERS, arrays, copies, make, snapshot
+from support.bits import unaligned
+from support.quantised import rounded
+from support.references import assert_same_bits, dtype_of
 
 SHAPES = ((300,), (7, 9), (), (0,))
 SIZES = ((1,), (255,), (256,), (257,), (5, 0), (65_536 + 3,))

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from epsilons import gaussian_epsilon, least_epsilon, renyi_epsilon
-from scores import holds, normal_scores, pair_scores, poisson_scores
 
 import gdgpu
+from support.epsilons import gaussian_epsilon, least_epsilon, renyi_epsilon
+from support.scores import holds, normal_scores, pair_scores, poisson_scores
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "private_training.py"
 RATE, MAX_NORM, NOISE, SEED = 0.1, 3.0, 0.7, 2**127 + 1

@@ -1,18 +1,13 @@
 """The profiling harness and its cases: how it times, what it counts, that peers do the same work. No time is tested."""
 
 import itertools
-import sys
-from pathlib import Path
 from types import SimpleNamespace
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "profiling"))
 
 import cases
 import harness
+import numpy as np
 import peers
+import pytest
 import run
 from optimizers import OPTIMIZERS
 

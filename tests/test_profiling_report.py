@@ -1,16 +1,12 @@
 """The profiling report: its rows, what it says when something is missing, its files and its picture."""
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "profiling"))
 
 import cases
 import harness
 import peers
+import pytest
 import roofline
 import run
 

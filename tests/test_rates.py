@@ -6,9 +6,9 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
-from references import DTYPES, dtype_of, samples, sums_of
 
 import gdgpu
+from support.references import DTYPES, dtype_of, samples, sums_of
 
 KAPPAS = (10, 100, 1000)
 MODES = 7

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 
 import gdgpu
+from support.references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 
 ROWS = (0, 1, 31, 32, 33, 1024, 1025, 33000)
 COLUMNS = (0, 1, 3, 4, 127, 4099)

@@ -5,13 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from bits_statistics import troubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import DTYPES, assert_same_bits, dtype_of, longest_path, samples, sums_of, tree
 from test_statistics import LAYOUTS
 
 import gdgpu
+from support.bits.statistics import troubled
+from support.references import DTYPES, assert_same_bits, dtype_of, longest_path, samples, sums_of, tree
 
 ROWS = (1, 2, 3, 31, 32, 33, 64, 1024, 1025, 3000)
 FRACTIONS = (0, 0.01, 0.1, 0.25, 0.5 - 2**-12)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from quantised import BLOCK, grid_of, neighbours, scale_of
-from references import assert_same_bits, dtype_of
 
 import gdgpu
+from support.quantised import BLOCK, grid_of, neighbours, scale_of
+from support.references import assert_same_bits, dtype_of
 
 N = 1_000_000
 SHORT = ("float16", "bfloat16")

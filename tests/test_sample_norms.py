@@ -5,7 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from references import (
+from test_arrays import refused
+from test_reduce import LAYOUTS
+
+import gdgpu
+from support.references import (
     CHUNK,
     DTYPES,
     WIDTH,
@@ -19,10 +23,6 @@ from references import (
     tree,
     two_product,
 )
-from test_arrays import refused
-from test_reduce import LAYOUTS
-
-import gdgpu
 
 GROUP = 32 * CHUNK  # elements below a node of the tree of chunks
 COLUMNS = [(P,) for P in (0, 1, WIDTH - 1, WIDTH, WIDTH + 1, CHUNK - 1, CHUNK, CHUNK + 1, GROUP, GROUP + 1)]

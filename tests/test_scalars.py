@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from references import assert_same_bits, nearest
-from references import fma as fma_reference
 
 import gdgpu
+from support.references import assert_same_bits, nearest
+from support.references import fma as fma_reference
 
 KINDS = (np.float32, np.float64)
 ARITY = {"fma": 3, "sqrt": 1, "maximum": 2, "minimum": 2, "sign": 1}

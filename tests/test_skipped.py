@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from around import OPTIMIZERS, arrays, copies, make, snapshot, spoiled
-from references import DTYPES, assert_same_bits, samples
 
 import gdgpu
+from support.around import OPTIMIZERS, arrays, copies, make, snapshot, spoiled
+from support.references import DTYPES, assert_same_bits, samples
 
 STEPS = 5
 SHAPES = ((300,), (7, 9), (1,), (0,), (1100,))

@@ -5,10 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from bits_arrays import unaligned
-from references import DTYPES, RADIX, assert_same_bits, fma, longest_path, samples, sums_of, tree
 
 import gdgpu
+from support.bits.arrays import unaligned
+from support.references import DTYPES, RADIX, assert_same_bits, fma, longest_path, samples, sums_of, tree
 
 ROWS = (2, 3, 31, 32, 33, 1024, 1025, 2100)
 COLUMNS = (0, 1, 31, 784)

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from references import assert_same_bits, samples
 
 import gdgpu
 from gdgpu.kernels import threads
+from support.references import assert_same_bits, samples
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 ITEMS = 1000

@@ -4,12 +4,12 @@ from inspect import signature
 
 import numpy as np
 import pytest
-from bits_cases import RULES, flags_of, special, unaligned
-from references import DTYPES, assert_same_bits, run_rule, sums_of
 
 from gdgpu.kernels import rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.rule import NORMS
+from support.bits import RULES, flags_of, special, unaligned
+from support.references import DTYPES, assert_same_bits, run_rule, sums_of
 
 COMBINATIONS = [(rule, flags, dtype) for rule in RULES for flags in flags_of(RULES[rule]) for dtype in DTYPES]
 

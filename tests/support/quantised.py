@@ -1,7 +1,8 @@
 """State in few bits, by its documentation and in NumPy alone: the maps of 8-bit codes, their scales, and rounding."""
 
 import numpy as np
-from references import dtype_of
+
+from support.references import dtype_of
 
 BLOCK = 256  # elements that share a scale
 LEAST_SCALE = np.float64(2.0**-126)

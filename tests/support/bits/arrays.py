@@ -1,13 +1,13 @@
-"""Arrays of the cases of bits_cases.py, on the device that this process is to run them on."""
+"""Arrays of the cases, on the device that this process is to run them on."""
 
 import ctypes
 import os
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
-from references import samples
 
 from gdgpu import devices
+from support.references import samples
 
 SPECIAL = (0.0, -0.0, 1e-45, -1e-40, 1e-20, 65504.0, -3e38, np.inf, -np.inf, np.nan)
 

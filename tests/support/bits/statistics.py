@@ -1,13 +1,13 @@
-"""Cases of bits_cases.py for statistics and robust means of samples."""
+"""Cases for statistics and robust means of samples."""
 
 import itertools
 
 import numpy as np
-from bits_arrays import SPECIAL, to_device, unaligned
-from references import DTYPES, samples
 
 import gdgpu
 from gdgpu.kernels import ranks
+from support.bits.arrays import SPECIAL, to_device, unaligned
+from support.references import DTYPES, samples
 
 
 def troubled(B, P, dtype):

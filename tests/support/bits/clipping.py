@@ -1,13 +1,13 @@
-"""Cases of bits_cases.py of the norms of samples, and of steps that clip them."""
+"""Cases of the norms of samples, and of steps that clip them."""
 
 import itertools
 
 import numpy as np
-from bits_arrays import special, to_device, unaligned
-from references import DTYPES, samples, sums_of
 
 import gdgpu
 from gdgpu.kernels import clipped
+from support.bits.arrays import special, to_device, unaligned
+from support.references import DTYPES, samples, sums_of
 
 MOVES = {
     "unaligned": unaligned,

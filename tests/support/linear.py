@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from references import assert_same_bits
 
 from gdgpu.models import HuberRegression, LinearRegression, LogisticRegression, PoissonRegression, SoftmaxRegression
+from support.references import assert_same_bits
 
 DELTA, SCALE = 0.7, 1 / 255
 # Each model: how it is made for a number of features, and its outputs.

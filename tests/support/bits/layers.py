@@ -1,12 +1,12 @@
-"""Cases of bits_cases.py for what layers do between matrix products; without exp and log, and tanh of float64."""
+"""Cases for what layers do between matrix products; without exp and log, and tanh of float64."""
 
 import itertools
 
 import numpy as np
-from bits_arrays import device, special, target, to_device, unaligned
-from references import samples
 
 from gdgpu.kernels import layers
+from support.bits.arrays import device, special, target, to_device, unaligned
+from support.references import samples
 
 
 def run_layer(name, dtype, squares, rows, columns, move=lambda x: x):

@@ -1,10 +1,10 @@
 """What the tests of what surrounds a step share: every optimizer, snapshots, and gradients prepared in NumPy."""
 
 import numpy as np
-from references import dtype_of, joint_squares, samples, sums_of
 
 import gdgpu
 from gdgpu.optimizer import Optimizer
+from support.references import dtype_of, joint_squares, samples, sums_of
 
 # Hyperparameters that bring in what the defaults leave out, running products above all.
 SETTINGS = {

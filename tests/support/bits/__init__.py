@@ -1,20 +1,8 @@
-"""Kernels over a table of cases: this process's answers, as arrays, to hold against another device's.
+"""Kernels over a table of cases: this process's answers, as arrays, to hold against another device's."""
 
-Run as a script, it saves them all: GDGPU_DEVICE=cuda python tests/bits_cases.py FILE.npz [--part K/N], on a GPU or,
-with NUMBA_ENABLE_CUDASIM=1, in the simulator. bfloat16 on a GPU needs CuPy 14, whose arrays know ml_dtypes' type.
-"""
-
-import argparse
 import itertools
-import sys
 
-import bits_clipping
-import bits_layers
-import bits_optimizers
-import bits_statistics
 import numpy as np
-from bits_arrays import device, special, target, to_device, unaligned
-from references import DTYPES, bits, samples, sums_of
 
 import gdgpu
 from gdgpu import devices
@@ -23,6 +11,10 @@ from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
+from support.references import DTYPES, bits, samples, sums_of
+
+from . import clipping, layers, optimizers, statistics
+from .arrays import device, special, target, to_device, unaligned
 
 
 def every_scalar(w, g, state, low, high):
@@ -30,7 +22,7 @@ def every_scalar(w, g, state, low, high):
     return fma(low, minimum(w, high), maximum(g, low) - 0.3 * state), state
 
 
-# Those with norms take two phases: bits_optimizers has them.
+# Those with norms take two phases: optimizers.py has them.
 RULES = {name: rule for name, rule in rules.RULES.items() if not rule.norm}
 RULES["every_scalar"] = rules.Rule(every_scalar, state=("state",))
 
@@ -179,10 +171,10 @@ def _cases():
         name = f"accumulate/{dtype}/{'weighted' if weighted else 'plain'}"
         yield name, run_accumulator, (dtype, 5, (3, 29, 0, 1, 1000, 31), weighted)
     yield "accumulate/four levels", run_accumulator, ("float32", 1, (32_768, 232))
-    yield from bits_optimizers.cases()
-    yield from bits_layers.cases()
-    yield from bits_clipping.cases()
-    yield from bits_statistics.cases()
+    yield from optimizers.cases()
+    yield from layers.cases()
+    yield from clipping.cases()
+    yield from statistics.cases()
 
 
 CASES = {name: (run, args, *options) for name, run, args, *options in _cases()}
@@ -193,43 +185,3 @@ def answers(name):
     run, args, *options = CASES[name]
     with np.errstate(all="ignore"):
         return [bits(devices.on_host(array)) for array in run(*args, **dict(*options))]
-
-
-def steady_simulator():
-    """Make numba's simulator fit for thousands of blocks: polling yields sooner, shared arrays are made once."""
-    import threading
-
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
-
-    lock = threading.Lock()
-
-    def array(self, shape, dtype):
-        line = sys._getframe(1).f_lineno
-        with lock:  # two threads of a block that both found no array yet would get one each
-            if line not in self._allocations:
-                self._allocations[line] = np.empty(shape, dtype)
-            return self._allocations[line]
-
-    FakeCUDAShared.array = array
-    sys.setswitchinterval(0.0005)
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("file")
-    parser.add_argument("--part", default="0/1", metavar="K/N", help="only cases K, K + N, K + 2N, …")
-    arguments = parser.parse_args()
-    first, step = map(int, arguments.part.split("/"))
-    if devices.simulated():
-        steady_simulator()
-    found = {}
-    for name in list(CASES)[first::step]:
-        try:
-            found |= {f"{name}:{k}": array for k, array in enumerate(answers(name))}
-        except Exception as error:  # its own test shows it
-            found[f"{name}:error"] = np.array(repr(error))
-    np.savez(arguments.file, device=device(), **found)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,14 @@
-"""Cases of bits_cases.py that run whole optimizers: steps of both kinds, what they store, what surrounds a step."""
+"""Cases that run whole optimizers: steps of both kinds, what they store, what surrounds a step."""
 
 import itertools
 
 import numpy as np
-from bits_arrays import to_device, unaligned
-from references import DTYPES, samples
 
 import gdgpu
 from gdgpu.kernels import rules
 from gdgpu.kernels.catalogue import flags_of
+from support.bits.arrays import to_device, unaligned
+from support.references import DTYPES, samples
 
 
 def run_optimizer(name, **hyper):

@@ -1,0 +1,1 @@
+"""What several test files share: references, cases, and the scripts of other processes."""
