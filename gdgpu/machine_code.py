@@ -194,14 +194,18 @@ def require_tools():
     tool("nvdisasm")
 
 
-def inspect_rows(rows, architectures, with_code=True):
+def inspect_rows(architectures, with_code=True):
     """Futures of {architecture: report} for rows of kernels.catalogue, by row, and the pool that they come from.
+
+    architectures: row -> those wanted.
 
     In processes of their own, since NVVM compiles one kernel at a time in each. What would be contracted stands in
     the code that all architectures are compiled from: it is looked at on one of them.
     """
-    pool = ProcessPoolExecutor(min(len(rows), os.cpu_count() or 1) or 1, multiprocessing.get_context("spawn"))
-    return {row: pool.submit(_inspect_row, row.label, architectures, with_code) for row in rows}, pool
+    count = min(len(architectures), os.cpu_count() or 1) or 1
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    jobs = {row: pool.submit(_inspect_row, row.label, each, with_code) for row, each in architectures.items()}
+    return jobs, pool
 
 
 def _inspect_row(label, architectures, with_code):

@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import copy
 import inspect
 import math
 import re
@@ -26,7 +25,7 @@ def rule_text(function, flags, absent=(), name="rule", returns=None):
     it must return. Raises TypeError for what is no plain function of scalars, or would not have one precision.
     """
     source = Source.of(function)
-    rule = copy.deepcopy(source.tree)
+    rule = ast.parse(source.text).body[0]  # anew, to be rewritten
     rule.name, rule.decorator_list, rule.returns = name, [], None
     rule.args.args = [ast.arg(n) for n in source.parameters if n not in flags and n not in absent]
     if ast.get_docstring(rule):

@@ -68,7 +68,7 @@ def chosen(names, architectures):
 
 def inspected(rows, architectures, with_code):
     """(row, report) of each, in order."""
-    jobs, pool = machine_code.inspect_rows(rows, architectures, with_code)
+    jobs, pool = machine_code.inspect_rows(dict.fromkeys(rows, architectures), with_code)
     try:
         done = as_completed(jobs.values())
         for job in track(done, "compiling", len(jobs), console=Console(stderr=True), transient=True):

@@ -1,11 +1,54 @@
-"""What several test files need: more threads than small arrays would get, and other processes."""
+"""What several test files need: the option --full, more threads than small arrays would get, other processes."""
 
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+
+pytest.register_assert_rewrite("support")
+from support import covering  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run all cases, not covers of them, and what is marked full")
+    parser.addoption("--slice", metavar="SEED", help="of what --full adds, run one part in --parts; SEED chooses")
+    parser.addoption("--parts", type=int, default=4, metavar="N", help="how many parts --slice divides it into (4)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: takes long; runs with --full only")
+    covering.FULL = config.getoption("full") or config.getoption("slice") is not None
+
+
+def pytest_collection_modifyitems(config, items):
+    seed, parts = config.getoption("slice"), config.getoption("parts")
+
+    def is_chosen(item):
+        is_full = item.get_closest_marker("full") is not None
+        return is_full and in_slice(item.nodeid, seed, parts) if seed is not None else covering.FULL or not is_full
+
+    left_out = [item for item in items if not is_chosen(item)]
+    items[:] = [item for item in items if is_chosen(item)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def in_slice(name, seed, parts):
+    """Whether a test is in the part of this seed: as likely as one in `parts`, and the same everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]) % parts == 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C reaches the tests and the processes that they start, also where a shell has us ignore it, as for jobs."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from test_arrays import refused
-from test_optimizers import TOLERANCE, close, schedule
 
 import gdgpu
+from support.checks import refused
+from support.optimizers import schedule
 from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
+from support.tolerances import TOLERANCE, close
 
 STEPS = 200
 

@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from test_optimizers import close
 
 import gdgpu
-from support.around import OPTIMIZERS, arrays, copies, make, prepared, snapshot
+from support.around import prepared
+from support.arrays import arrays, copies
+from support.optimizers import OPTIMIZERS, make, snapshot
 from support.references import DTYPES, assert_same_bits, samples
+from support.tolerances import close
 
 SHAPES = ((300,), (7, 9), (), (0,), (1100,))
 SCALES = {

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from test_arrays import readonly, refused
 
 import gdgpu
-from support.around import arrays, copies, snapshot
+from support.arrays import arrays, copies, readonly
+from support.checks import refused
+from support.optimizers import snapshot
 from support.references import assert_same_bits, samples
 
 ONE = np.ones(1, np.float32)

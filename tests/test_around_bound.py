@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from support.around import arrays, make, snapshot
+from support.arrays import arrays
+from support.optimizers import make, snapshot
 
 SHAPES = ((300,), (7, 9), (), (0,), (1100,))
 LIVES = {

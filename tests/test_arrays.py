@@ -4,31 +4,12 @@ import numpy as np
 import pytest
 
 import gdgpu
+from support.arrays import OnlyDLPack, readonly, shifted, torch_with_grad
+from support.checks import BAD_GRADIENTS, BAD_SAMPLES, optimizer_and_inputs, refused
+from support.optimizers import snapshot
 from support.references import assert_same_bits, dtype_of, samples
 
 NAN, INF = np.nan, np.inf
-
-
-def refused(name, error=(ValueError, TypeError)):
-    """Expect an error of one line that starts with the argument's name."""
-    return pytest.raises(error, match=rf"\A{name}\b[^\n]*: \S[^\n]*\Z")
-
-
-def readonly(array):
-    array.flags.writeable = False
-    return array
-
-
-def shifted(array):
-    """A copy at an address that is no multiple of the element's size."""
-    raw = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype)
-    raw[...] = array
-    return raw
-
-
-def torch_with_grad(shape):
-    torch = pytest.importorskip("torch", reason="a tensor that requires grad is torch's")
-    return torch.zeros(shape, requires_grad=True)
 
 
 TWO = np.zeros(8, np.float32)
@@ -104,45 +85,6 @@ def test_numbers_that_are_taken(value):
     assert gdgpu.SGD(np.zeros(3), value).lr == value
 
 
-def optimizer_and_inputs():
-    """An optimizer that has done a step, good gradients and good samples for it."""
-    params = {"a": samples((1, 4, 3), "float32")[0], "b": samples((1, 6), "float64")[0]}
-    optimizer = gdgpu.Momentum(params, 0.1)
-    grads = {k: samples((1, *w.shape), w.dtype.name, 5)[0] for k, w in params.items()}
-    optimizer.step(grads)
-    return optimizer, grads, {k: samples((7, *w.shape), w.dtype.name, 6) for k, w in params.items()}
-
-
-def snapshot(optimizer):
-    held = optimizer.state_dict()
-    arrays = [*optimizer.params.values(), *held["state"]["velocity"].values()]
-    return [array.tobytes() for array in arrays], held["steps"], held["hyper"]
-
-
-def changed(change):
-    """A case that replaces one of the two arrays, chosen so that the good one comes first."""
-    return lambda good, params: good | {"b": change(good["b"])}
-
-
-BAD_GRADIENTS = {
-    "shorter": changed(lambda g: g[..., :-1].copy()),
-    "one more axis": changed(lambda g: g[..., None]),
-    "float32 for float64": changed(lambda g: g.astype("f4")),
-    "integers": changed(lambda g: g.astype(int)),
-    "foreign byte order": changed(lambda g: g.astype(">f8")),
-    "between elements": changed(lambda g: shifted(g.ravel()).reshape(g.shape)),
-    "every second": changed(lambda g: np.repeat(g, 2, axis=-1)[..., ::2]),
-    "a list": changed(lambda g: g.tolist()),
-    "none": changed(lambda g: None),
-    "requires grad": changed(lambda g: torch_with_grad(g.shape)),
-    "float64 for float32": lambda good, params: good | {"a": good["a"].astype("f8")},
-    "one key short": lambda good, params: {"a": good["a"]},
-    "one key more": lambda good, params: good | {"c": good["a"]},
-    "an array": lambda good, params: good["a"],
-    "in a list": lambda good, params: list(good.values()),
-}
-
-
 @pytest.mark.parametrize("case", [*BAD_GRADIENTS, "the parameters", "another's parameter"])
 def test_gradients_that_are_refused(case):
     optimizer, grads, _ = optimizer_and_inputs()
@@ -162,18 +104,6 @@ def test_gradients_that_are_refused(case):
         assert snapshot(optimizer) == before
     if case != "another's parameter":
         optimizer.step(grads)
-
-
-def overlapping_samples(good, params):
-    return good | {"b": np.broadcast_to(params["b"], (7, 6))}
-
-
-BAD_SAMPLES = BAD_GRADIENTS | {
-    "one sample less": changed(lambda g: g[:-1]),
-    "no samples axis": changed(lambda g: g[0]),
-    "a scalar": changed(lambda g: np.array(1.0)),
-    "overlapping": overlapping_samples,
-}
 
 
 @pytest.mark.parametrize("case", BAD_SAMPLES)
@@ -306,19 +236,6 @@ def test_states_that_are_refused(case):
         optimizer.load_state_dict(BAD_STATE[case](saved))
     assert snapshot(optimizer) == before
     optimizer.load_state_dict(saved)
-
-
-class OnlyDLPack:
-    """An array of which nothing is known but that it speaks DLPack."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
 
 
 def test_any_array_that_speaks_dlpack():

@@ -6,18 +6,18 @@ import weakref
 
 import numpy as np
 import pytest
-from test_arrays import BAD_GRADIENTS, BAD_SAMPLES, optimizer_and_inputs, refused, shifted
-from test_arrays import snapshot as held_by
-from test_groups import arrays, leaves, mapped, params_of
-from test_optimizers import schedule
 
 import gdgpu
+from support.arrays import shifted
+from support.checks import BAD_GRADIENTS, BAD_SAMPLES, optimizer_and_inputs, refused
+from support.optimizers import make, schedule, snapshot
 from support.references import assert_same_bits, samples, sums_of
+from support.structures import arrays, leaves, mapped, params_of
 
 SHAPES = [(7,), [(3, 4), ()], {"a": (0,), "b": (33,)}]  # of one array, a list, a dict
 ROWS = {
     "SGD": {"lr": 0.1},
-    "SGD, dampening": {"lr": 0.1, "momentum": 0.9, "dampening": 0.5},
+    "SGD-dampening": {"lr": 0.1},
     "Momentum": {"lr": schedule, "nesterov": True},
     "Adam": {"lr": 0.01, "weight_decay": 0.1},
 }
@@ -29,7 +29,7 @@ class Pair:
     def __init__(self, row="Momentum", dtypes=("float32",), rows=40, **hyper):
         def optimizer():
             groups = [{"params": arrays(s, 0, dtypes)} for s in SHAPES]
-            return getattr(gdgpu, row.partition(",")[0])(groups, **ROWS[row] | hyper)
+            return make(row, groups, **ROWS[row] | hyper)
 
         self.bound, self.plain, self.seed = optimizer(), optimizer(), 0
         self.grads, self.G = ([arrays(s, 1, dtypes, batch) for s in SHAPES] for batch in ((), (rows,)))
@@ -131,7 +131,7 @@ CHANGES = {
     "lr": ("Momentum", to_optimizer(0.5)),
     "a function": ("Adam", to_optimizer(lambda steps: 1 / (steps + 2))),
     "a group's lr": ("SGD", to_group(0.5)),
-    "a group's function": ("SGD, dampening", to_group(lambda steps: 1 / (steps + 2))),
+    "a group's function": ("SGD-dampening", to_group(lambda steps: 1 / (steps + 2))),
     "another flag": ("Momentum", loaded(nesterov=False)),
     "two flags and numbers": ("Momentum", loaded(nesterov=False, maximize=True, momentum=0.25, weight_decay=0.5)),
     "running products": ("Adam", loaded(betas=(0.25, 0.5), eps=0.125, maximize=True)),
@@ -190,20 +190,20 @@ def test_a_schedule_that_fails_leaves_everything(bad):
 @pytest.mark.parametrize("case", BAD_GRADIENTS)
 def test_gradients_that_are_refused(case):
     optimizer, grads, _ = optimizer_and_inputs()
-    before = held_by(optimizer)
+    before = snapshot(optimizer)
     with refused("grads|params"):
         optimizer.bind(BAD_GRADIENTS[case](grads, optimizer.params))
-    assert held_by(optimizer) == before
+    assert snapshot(optimizer) == before
     optimizer.bind(grads)()
 
 
 @pytest.mark.parametrize("case", BAD_SAMPLES)
 def test_samples_that_are_refused(case):
     optimizer, _, G = optimizer_and_inputs()
-    before = held_by(optimizer)
+    before = snapshot(optimizer)
     with refused("G|params"):
         optimizer.bind_samples(BAD_SAMPLES[case](G, optimizer.params))
-    assert held_by(optimizer) == before
+    assert snapshot(optimizer) == before
     optimizer.bind_samples(G)()
 
 
@@ -299,7 +299,7 @@ def test_a_run_does_nothing_for_each_tensor(row, dtypes, use_threads):
 
     def found(count):
         params, grads, G = (arrays([(*batch, 3)] * count, 0, dtypes) for batch in ((), (), (5,)))
-        optimizer = getattr(gdgpu, row.partition(",")[0])(params, **ROWS[row])
+        optimizer = make(row, params, **ROWS[row])
         calls = [
             optimizer.bind(grads),
             optimizer.bind_samples(G, np.ones(5, np.float32)),

@@ -15,20 +15,26 @@ pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install 
 from gdgpu import devices
 from support import bits
 from support.bits import arrays
+from support.covering import usual
 from support.references import DTYPES, assert_same_bits, samples
 
 NO_GPU = "the simulator is in its place" if devices.simulated() else devices.why_no_cuda()
 ENVIRONMENTS = {"simulator": {"NUMBA_ENABLE_CUDASIM": "1"}} | ({} if NO_GPU else {"gpu": {"NUMBA_ENABLE_CUDASIM": "0"}})
+OTHERS = "test_other_devices_and_cpu"
 SECONDS = {"simulator": 900, "gpu": 900}  # after the CPU's; on a GPU it is compiling
 
 
 @pytest.fixture(scope="module", autouse=True)
-def processes(tmp_path_factory):
+def processes(tmp_path_factory, request):
     """The processes of the other devices, which run beside the tests of the CPU, and the files that they write."""
     started = {}
+    chosen = [i.callspec.params for i in request.session.items if getattr(i, "originalname", "") == OTHERS]
     for name, environment in ENVIRONMENTS.items():
+        names = [params["name"] for params in chosen if params["device"] == name]
+        if not names:
+            continue
         path = tmp_path_factory.mktemp("bits") / f"{name}.npz"
-        command = [sys.executable, "-W", "ignore", Path(bits.__file__).parent, path]
+        command = [sys.executable, "-W", "ignore", Path(bits.__file__).parent, path, *names]
         environment = os.environ | {"GDGPU_DEVICE": "cuda"} | environment
         started[name] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), path
     yield started
@@ -71,7 +77,10 @@ def on_cpu(monkeypatch, use_threads):
     return run
 
 
-@pytest.mark.parametrize("name", bits.CASES)
+every_case = pytest.mark.parametrize("name", usual(bits.CASES, bits.usual()))
+
+
+@every_case
 def test_two_threads_and_one(name, on_cpu, on_one_thread):
     on_one_thread[name] = on_cpu(name, 1)
     for one, two in zip(on_one_thread[name], on_cpu(name, 2), strict=True):
@@ -82,7 +91,7 @@ def test_two_threads_and_one(name, on_cpu, on_one_thread):
     "device",
     ["simulator", pytest.param("gpu", marks=pytest.mark.skipif(NO_GPU is not None, reason=f"no GPU: {NO_GPU}"))],
 )
-@pytest.mark.parametrize("name", bits.CASES)
+@every_case
 def test_other_devices_and_cpu(name, device, answers_of, on_cpu, on_one_thread):
     found = answers_of(device)
     assert f"{name}:error" not in found, found[f"{name}:error"]

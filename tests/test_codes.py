@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from numba import vectorize
-from numba.extending import intrinsic
 
 from gdgpu.kernels import codes
+from support.codes import RUN
 from support.quantised import BLOCK, LEAST_SCALE, POSITIVE, VALUES, grid_of, nearest_codes, neighbours, scale_of
 from support.references import assert_same_bits
 
@@ -16,17 +15,6 @@ EXTREME = (1e-45, -1e-40, 2.0**-126, 1e-9, 6e-8, 3e38, -LARGEST, np.inf, -np.inf
 SPECIAL = np.array([*ORDINARY, *EXTREME], np.float32)
 TOPS = (1e-45, 1e-40, 2.0**-126, 1e-37, 1e-20, 0.3, 1.0, 1.9375, 1.9375001, 2.0, 31 * 2.0**50, 3e38)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-def compiled(name):
-    """The compiled function, over arrays."""
-    _, _, result, kinds = codes.FUNCTIONS[name]
-    call = codes.compiled(name, intrinsic)
-    each = {1: lambda a: call(a), 2: lambda a, b: call(a, b), 3: lambda a, b, c: call(a, b, c)}
-    return vectorize([result(*kinds)])(each[len(kinds)])
-
-
-RUN = {name: compiled(name) for name in codes.FUNCTIONS}
 
 
 def twins(name, *arrays):

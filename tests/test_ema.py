@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from test_arrays import refused
-from test_optimizers import TOLERANCE, close
 
 import gdgpu
-from support.around import arrays, make
+from support.arrays import arrays
+from support.checks import refused
+from support.optimizers import make
 from support.references import assert_same_bits, dtype_of, samples
+from support.tolerances import TOLERANCE, close
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

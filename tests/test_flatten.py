@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from test_arrays import OnlyDLPack, readonly, refused, shifted
-from test_groups import arrays, leaves, mapped
-from test_optimizers import schedule
 
 import gdgpu
+from support.arrays import OnlyDLPack, readonly, shifted
+from support.checks import refused
+from support.optimizers import schedule
 from support.references import DTYPES, assert_same_bits, dtype_of, samples
+from support.structures import arrays, leaves, mapped
 
 LIST = [(3, 5), (), (0,), (7,), (2, 0, 4), (1,), (129,)]
 SHAPES = {

@@ -11,25 +11,16 @@ import pytest
 
 import gdgpu
 from gdgpu import fma as multiply_add
-from gdgpu.kernels import generate, rules, source, update
-from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels import generate, rules, source
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.rules import Rule
 from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
+from support.update import apply
 
 TENTH = 0.1
 SINGLE = np.float32(0.1)
 WHOLE = 2**70
 CENTERED = True
-
-
-def apply(rule, w, g, flags=()):
-    """One update of w by a rule without state or hyperparameters."""
-    kernel = update.kernel("cpu", rule, flags, (w.dtype.name, g.dtype.name))
-    plan = update.plan("cpu", [w.size])
-    table = Buffer(np, np.array([(w.size, 0, address_of(w), address_of(g))], np.int64))
-    update.launcher("cpu", kernel, table, Buffer(np, plan.items), plan.chunk, w.nbytes)()
-    return kernel
 
 
 def one_minus_a_literal(w, g):
@@ -234,7 +225,7 @@ import sys
 sys.path[:0] = [{os.path.dirname(__file__)!r}, sys.argv[1]]
 import numpy as np
 from gdgpu.kernels.rules import Rule
-from test_generate import apply
+from support.update import apply
 import users_rule
 w = np.arange(4, dtype=np.float32)
 kernel = apply(Rule(users_rule.step), w, np.ones(4, np.float32))

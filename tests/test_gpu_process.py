@@ -3,24 +3,16 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import gpu_process
 import pytest
 
 from support import gpu_stub
+from support.processes import is_gone
 
 
 def script(text, *arguments):
     return [sys.executable, "-c", text, *arguments]
-
-
-def is_gone(pid):
-    """True for a process that has ended, also if nobody has waited for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_lines_are_heard_as_they_come():

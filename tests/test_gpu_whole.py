@@ -14,10 +14,10 @@ import gpu_smoke
 import gpu_stages
 import gpu_variants
 import pytest
-from test_gpu_process import is_gone
 
 from gdgpu import devices
 from support import gpu_stub
+from support.processes import is_gone
 
 TESTS = ["tests/test_gpu.py::test_a PASSED [ 50%]", "tests/test_gpu.py::test_b SKIPPED (no second GPU) [100%]", 0]
 GOOD = {"-m": TESTS, "memcheck": ["ERROR SUMMARY: 0 errors", 0], "racecheck": ["RACECHECK SUMMARY: 0 hazards", 0]}

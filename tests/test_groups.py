@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from test_arrays import refused
-from test_optimizers import close, schedule
 
 import gdgpu
 from gdgpu.kernels import threads
+from support.checks import refused
+from support.optimizers import schedule, snapshot
 from support.references import DTYPES, assert_same_bits, samples
+from support.structures import arrays, leaves, mapped, params_of
+from support.tolerances import close
 
 STRUCTURES = [(7,), [(3, 4), (), (70_000,)], {"a": (0,), "b": (33,)}]  # shapes of one array, a list, a dict
 ROWS = {
@@ -28,34 +30,6 @@ def optimizer_of(row):
     return getattr(gdgpu, row.partition(",")[0])
 
 
-def leaves(tree):
-    """The arrays of any structure, in order."""
-    if isinstance(tree, dict):
-        tree = tree.values()
-    return [leaf for part in tree for leaf in leaves(part)] if not hasattr(tree, "shape") else [tree]
-
-
-def mapped(function, tree):
-    """The structure with the function of each array."""
-    if isinstance(tree, dict):
-        return {name: function(array) for name, array in tree.items()}
-    return [function(array) for array in tree] if isinstance(tree, list | tuple) else function(tree)
-
-
-def arrays(structure, seed, dtypes, batch=()):
-    """Arrays of these shapes, of each dtype in turn."""
-
-    def array(k, shape):
-        values = samples((1, *batch, *shape), dtypes[k % len(dtypes)], seed + k, wide=False)
-        return np.array(values[0])
-
-    if isinstance(structure, dict):
-        return {name: array(k, shape) for k, (name, shape) in enumerate(structure.items())}
-    if isinstance(structure, list):
-        return [array(k, shape) for k, shape in enumerate(structure)]
-    return array(0, structure)
-
-
 def batches(dtypes, steps=3, rows=40):
     """For each step, a gradient and per-sample gradients in the structure of the groups."""
     for seed in range(10, 10 * (steps + 1), 10):
@@ -68,17 +42,6 @@ def grouped(row, dtypes=("float32",)):
     parts, copies = ([arrays(s, 0, dtypes) for s in STRUCTURES] for _ in range(2))
     together = optimizer_of(row)([{"params": p} | o for p, o in zip(parts, own, strict=True)], **base)
     return together, [optimizer_of(row)(p, **base | o) for p, o in zip(copies, own, strict=True)]
-
-
-def params_of(optimizer):
-    return leaves([group.params for group in optimizer.groups])
-
-
-def snapshot(optimizer):
-    """All that a step may change."""
-    saved = optimizer.state_dict()
-    held = [array.tobytes() for array in [*params_of(optimizer), *leaves(saved.pop("state"))]]
-    return held, saved, [group.lr for group in optimizer.groups]
 
 
 def assert_same(optimizer, other):

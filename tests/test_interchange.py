@@ -5,36 +5,33 @@ import sys
 
 import numpy as np
 import pytest
-from test_adaptive import far
-from test_arrays import refused
 
 import gdgpu
 from gdgpu.interchange import NAMES
+from support.checks import refused
+from support.optimizers import OPTIMIZERS, arguments_of, class_of, deciding, snapshot
 from support.references import assert_same_bits, samples
+from support.tolerances import far
 
+# Arguments beside those of the table of optimizers, or in their place.
 OWN = {
-    "sgd": {"momentum": 0.9, "weight_decay": 0.1},
-    "sgd nesterov": {"momentum": 0.8, "nesterov": True, "maximize": True},
-    "sgd dampened": {"momentum": 0.9, "dampening": 0.4},
-    "sgd plain": {"weight_decay": 0.1},
-    "adagrad": {"initial_accumulator_value": 0.2, "weight_decay": 0.1},
-    "adagrad decayed": {"lr_decay": 0.1, "eps": 1e-6},
-    "adadelta": {"rho": 0.7},
-    "rmsprop": {"alpha": 0.8, "maximize": True},
-    "rmsprop all": {"centered": True, "momentum": 0.7, "weight_decay": 0.1},
-    "adam": {"betas": (0.8, 0.95), "weight_decay": 0.1},
-    "adam amsgrad": {"amsgrad": True},
-    "adamw": {"betas": (0.7, 0.99), "eps": 1e-4},
-    "adamax": {"betas": (0.8, 0.9)},
-    "nadam": {"betas": (0.95, 0.98), "momentum_decay": 0.01},
-    "radam": {"betas": (0.5, 0.6)},
+    "SGD": {"weight_decay": 0.1},
+    "SGD-momentum": {"weight_decay": 0.1},
+    "SGD-dampening": {"dampening": 0.4},
+    "SGD-nesterov": {"momentum": 0.8, "maximize": True},
+    "Adagrad": {"initial_accumulator_value": 0.2, "weight_decay": 0.1},
+    "Adagrad-lr_decay": {"eps": 1e-6},
+    "Adadelta": {"rho": 0.7},
+    "RMSprop": {"alpha": 0.8, "maximize": True},
+    "RMSprop-centered-momentum": {"momentum": 0.7, "weight_decay": 0.1},
+    "Adam": {"betas": (0.8, 0.95), "weight_decay": 0.1},
+    "AdamW": {"betas": (0.7, 0.99), "eps": 1e-4},
+    "Adamax": {"betas": (0.8, 0.9)},
+    "NAdam": {"betas": (0.95, 0.98), "momentum_decay": 0.01},
+    "RAdam": {"betas": (0.5, 0.6)},
 }
-BY_NAME = {name.lower(): name for name in NAMES}
+CASES = {label: arguments_of(label, **OWN.get(label, {})) for label, (name, _) in OPTIMIZERS.items() if name in NAMES}
 SHAPES = [(3, 4), (5,), ()]
-
-
-def named(case, module):
-    return getattr(module, BY_NAME[case.split()[0]])
 
 
 def arrays(seed, dtype="float64"):
@@ -50,7 +47,7 @@ class Theirs:
 
     def __init__(self, torch, case, start, grouped, hyper, lr=0.1):
         self.torch, self.params = torch, [torch.nn.Parameter(torch.from_numpy(w.copy())) for w in start]
-        self.optimizer = named(case, torch.optim)(laid_out(self.params, grouped), lr=lr, **hyper)
+        self.optimizer = class_of(case, torch.optim)(laid_out(self.params, grouped), lr=lr, **hyper)
 
     def step(self, grads):
         for w, g in zip(self.params, grads, strict=True):
@@ -64,19 +61,13 @@ class Theirs:
 class Ours:
     def __init__(self, case, start, grouped, hyper, lr=0.1):
         self.params, self.grouped = [w.copy() for w in start], grouped
-        self.optimizer = named(case, gdgpu)(laid_out(self.params, grouped), lr=lr, **hyper)
+        self.optimizer = class_of(case)(laid_out(self.params, grouped), lr=lr, **hyper)
 
     def step(self, grads):
         self.optimizer.step([grads[:1], grads[1:]] if self.grouped else grads)
 
     def values(self):
         return self.params
-
-
-def structural(hyper):
-    """What decides which state there is, and so must be the same on both sides."""
-    keep = {name: value for name, value in hyper.items() if name in ("amsgrad", "centered")}
-    return keep | ({"momentum": 0.5} if "momentum" in hyper else {})
 
 
 def steps(first, last):
@@ -96,10 +87,10 @@ def assert_same(actual, expected, torch):
 
 
 @pytest.mark.parametrize("grouped", (False, True), ids=("one group", "groups"))
-@pytest.mark.parametrize("case", OWN)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("before", (0, 10))
 def test_ours_then_theirs(case, before, grouped, torch):
-    start, hyper = arrays(0), OWN[case]
+    start, hyper = arrays(0), CASES[case]
     alone = Theirs(torch, case, start, grouped, hyper)
     first = Ours(case, start, grouped, hyper)
     for grads in steps(0, before):
@@ -114,16 +105,16 @@ def test_ours_then_theirs(case, before, grouped, torch):
 
 
 @pytest.mark.parametrize("grouped", (False, True), ids=("one group", "groups"))
-@pytest.mark.parametrize("case", OWN)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("before", (0, 10))
 def test_theirs_then_ours(case, before, grouped, torch):
-    start, hyper = arrays(0), OWN[case]
+    start, hyper = arrays(0), CASES[case]
     alone = Theirs(torch, case, start, grouped, hyper)
     for grads in steps(0, before):
         alone.step(grads)
-    then = Ours(case, alone.values(), grouped, structural(hyper), lr=0.7)
+    then = Ours(case, alone.values(), grouped, deciding(hyper), lr=0.7)
     then.optimizer.load_state_dict(alone.optimizer.state_dict())
-    counted = before if "sgd" not in case else 1 if before and "plain" not in case else 0  # torch's SGD has no count
+    counted = before if not case.startswith("SGD") else 1 if before and case != "SGD" else 0  # torch's SGD has no count
     assert then.optimizer.steps == counted
     for grads in steps(before, 20):
         alone.step(grads)
@@ -132,17 +123,17 @@ def test_theirs_then_ours(case, before, grouped, torch):
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float64"))
-@pytest.mark.parametrize("case", OWN)
+@pytest.mark.parametrize("case", CASES)
 def test_there_and_back_keeps_every_bit(case, dtype, torch):
     """The running products too, which torch does not keep: they are taken again."""
     w, grads = samples((40,), dtype), [samples((40,), dtype, k) for k in range(1, 9)]
-    straight, again = (named(case, gdgpu)(x, 0.01, **OWN[case]) for x in (w, w.copy()))
+    straight, again = (class_of(case)(x, 0.01, **CASES[case]) for x in (w, w.copy()))
     for g in grads[:5]:
         straight.step(g)
     again.params[...] = w
     again.load_state_dict(straight.state_dict(torch=True))
     ours, theirs = straight.state_dict(), again.state_dict()
-    if "sgd" not in case:
+    if not case.startswith("SGD"):
         assert ours["steps"] == theirs["steps"] == 5
         assert ours.get("carried") == theirs.get("carried")
     for g in grads[5:]:
@@ -153,13 +144,13 @@ def test_there_and_back_keeps_every_bit(case, dtype, torch):
         assert_same_bits(again.state_dict()["state"][name], array)
 
 
-CARRYING = [case for case in OWN if named(case, gdgpu)(np.ones(1), 0.1, **OWN[case]).groups[0].rule.carried]
+CARRYING = [case for case in CASES if class_of(case)(np.ones(1), 0.1, **CASES[case]).groups[0].rule.carried]
 
 
-@pytest.mark.parametrize("case", [case for case in CARRYING if "sgd" not in case])
+@pytest.mark.parametrize("case", [case for case in CARRYING if not case.startswith("SGD")])
 def test_running_products_are_those_of_the_rule(case, torch):
     """By applying the rule's own step function, in Python; for each group with its own hyperparameters."""
-    ours = named(case, gdgpu)([{"params": np.ones(3)}, {"params": np.ones(3, np.float32), "lr": 0.3}], 0.1, **OWN[case])
+    ours = class_of(case)([{"params": np.ones(3)}, {"params": np.ones(3, np.float32), "lr": 0.3}], 0.1, **CASES[case])
     expected = {}
     for group, sums in zip(ours.groups, ("float64", "float32"), strict=True):
         rule, carried = group.rule, list(group.rule.carried.values())
@@ -178,11 +169,11 @@ def test_running_products_are_those_of_the_rule(case, torch):
 
 def test_nadams_product_is_torchs_where_betas_changed_on_the_way(torch):
     start = arrays(0)
-    alone = Theirs(torch, "nadam", start, False, {"betas": (0.99, 0.9)})
+    alone = Theirs(torch, "NAdam", start, False, {"betas": (0.99, 0.9)})
     for k, grads in enumerate(steps(0, 10)):
         alone.optimizer.param_groups[0]["betas"] = (0.99 - 0.01 * k, 0.9)
         alone.step(grads)
-    then = Ours("nadam", alone.values(), False, {})
+    then = Ours("NAdam", alone.values(), False, {})
     then.optimizer.load_state_dict(alone.optimizer.state_dict())
     for grads in steps(10, 20):
         alone.step(grads)
@@ -305,10 +296,6 @@ def adam_after_three_steps():
     for _ in range(3):
         ours.step([np.full(2, 0.5, np.float32), np.ones(3, np.float32)])
     return ours
-
-
-def snapshot(optimizer):
-    return repr(optimizer.state_dict()) + repr(optimizer.params) + repr(optimizer.lr)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_arrays import refused
-from test_optimizers import TOLERANCE, close
 
 import gdgpu
+from support.checks import refused
 from support.references import assert_same_bits, dtype_of, samples
+from support.tolerances import TOLERANCE, close
 
 STEPS = 200
 SHAPES = ((50,), (7, 9), (1,), (0,), (130, 11))

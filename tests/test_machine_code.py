@@ -1,48 +1,59 @@
 """The machine code of every CUDA kernel, with no GPU, and the gate that it must pass: does it see bad code?"""
 
 import importlib.util
+import itertools
 import re
 
 import numpy as np
 import pytest
 
-from gdgpu import devices, machine_code
+from gdgpu import machine_code
 from gdgpu.kernels import rules, update
 from gdgpu.kernels.catalogue import DTYPES, ROWS
 from gdgpu.kernels.limits import Limits
 from gdgpu.machine_code_sass import FLOAT64
+from support.compiling import compiles
+from support.covering import some, usual
 
 EASY = Limits(threads=256, in_flight=0)
 STRIDE = 4 * 256 * 100  # elements between the vectors of a thread, in the kernels below
 
 
-def why_not():
-    """Why nothing can be compiled here, or None."""
-    if devices.simulated():
-        return "the simulator compiles nothing"
-    if not importlib.util.find_spec("numba_cuda"):
-        return "numba-cuda compiles CUDA kernels: install gdgpu[test]"
-    try:
-        machine_code.tool("nvdisasm")
-    except machine_code.MissingToolError as error:
-        return str(error)
+# Flags change a rule's arithmetic alone, and a reduction adds the same to every rule: of those some.
+FLAGS = {flag for rule in rules.RULES.values() for flag in rule.flags}
+REDUCED = "gradient_descent", "momentum", "momentum_weighted", "adam", "adam_amsgrad"
 
 
-compiles = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+def usual_pairs():
+    """Every rule, family and dtype of a family on one architecture, and a row of each family on all of them."""
+    rows = {
+        (row.name, (row.family, row.dtype)): row
+        for row in ROWS
+        if row.name.rpartition("_")[2] not in FLAGS
+        and (row.family != "fused" or row.name.removeprefix("reduce_update_") in REDUCED)
+    }
+    families = {row.family: row for row in reversed(ROWS) if row.dtype == "float32"}
+    pairs = [(rows[key], machine_code.COMPARED) for key in some(rows, together=1)]
+    return [*pairs, *itertools.product(families.values(), machine_code.ARCHITECTURES)]
+
+
+PAIRS = list(itertools.product(ROWS, machine_code.ARCHITECTURES))
 
 
 @pytest.fixture(scope="module")
 def reports(request):
     """Futures of the reports that the chosen tests ask for, all of them under way at once."""
     chosen = [i.callspec.params for i in request.session.items if getattr(i, "originalname", "") == "test_kernel"]
-    jobs, pool = machine_code.inspect_rows(*(list(dict.fromkeys(p[key] for p in chosen)) for key in ("row", "arch")))
+    architectures = {}
+    for params in chosen:
+        architectures.setdefault(params["row"], []).append(params["arch"])
+    jobs, pool = machine_code.inspect_rows(architectures)
     yield jobs
     pool.shutdown(cancel_futures=True)
 
 
 @compiles
-@pytest.mark.parametrize("arch", machine_code.ARCHITECTURES)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
+@pytest.mark.parametrize(("row", "arch"), usual(PAIRS, usual_pairs()), ids=lambda value: getattr(value, "label", value))
 def test_kernel(row, arch, reports):
     report = reports[row].result()[arch]
     assert report.code.having(FLOAT64) or row.dtype != "float64"  # the kernel for this dtype, and it was disassembled

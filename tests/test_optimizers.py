@@ -2,15 +2,18 @@
 
 import itertools
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
 
 import gdgpu
+from gdgpu.kernels.rules import RULES
+from gdgpu.optimizer import Optimizer
+from support.memory import peak_of
+from support.optimizers import NAMES, OPTIMIZERS, arguments_of, deciding, make, rule_of, schedule
 from support.references import DTYPES, assert_same_bits, dtype_of, samples
+from support.tolerances import TOLERANCE, close
 
-TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 SGD_TABLE = [
     {"momentum": momentum, "dampening": dampening, "weight_decay": decay, "nesterov": nesterov, "maximize": maximize}
     for momentum, dampening, decay, nesterov, maximize in itertools.product(
@@ -18,15 +21,6 @@ SGD_TABLE = [
     )
     if not (nesterov and (momentum == 0 or dampening))
 ]
-
-
-def schedule(steps):
-    return 0.1 / (1 + 0.05 * steps)
-
-
-def close(actual, expected, dtype):
-    expected = np.asarray(expected, np.float64)
-    assert np.abs(actual - expected).max() <= TOLERANCE[dtype] * np.abs(expected).max()
 
 
 def label(hyper):
@@ -197,34 +191,30 @@ def test_rates_on_a_quadratic(k):
         assert late == pytest.approx(math.log(rate), abs=2 * math.log(2) / (steps / 2))
 
 
+OWN = {"SGD-dampening": {"weight_decay": 0.1}, "Momentum": {"nesterov": True, "maximize": True}}
+
+
 @pytest.mark.parametrize("structure", ("array", "list", "dict"))
-@pytest.mark.parametrize(
-    ("name", "hyper"),
-    [
-        ("SGD", {}),
-        ("SGD", {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}),
-        ("Momentum", {"nesterov": True, "maximize": True}),
-    ],
-)
-def test_state_can_be_carried_over(name, hyper, structure):
+@pytest.mark.parametrize("label", OPTIMIZERS)
+def test_state_can_be_carried_over(label, structure):
+    hyper = arguments_of(label, **OWN.get(label, {}))
     arrays = {"a": samples((6, 5), "float32"), "b": samples((9,), "float64")}
     gradients = [{k: samples(v.shape, v.dtype.name, s) for k, v in arrays.items()} for s in range(1, 6)]
 
     def shaped(tensors):
         return {"array": tensors["a"], "list": list(tensors.values()), "dict": tensors}[structure]
 
-    straight = getattr(gdgpu, name)(shaped(arrays), 0.1, **hyper)
+    straight = make(label, shaped(arrays), **hyper)
     for g in gradients[:2]:
         straight.step(shaped(g))
     copies = {k: v.copy() for k, v in arrays.items()}
     saved = straight.state_dict()
-    assert saved["optimizer"] == name.lower() and saved["steps"] == 2
+    assert saved["optimizer"] == type(straight).__name__.lower() and saved["steps"] == 2
     assert saved["hyper"]["lr"] == 0.1 and saved["hyper"].items() >= hyper.items()
     for g in gradients[2:]:
         straight.step(shaped(g))
     # the saved state is a copy: going on did not change it; other hyperparameters are replaced
-    other = {"momentum": 0.1} if "momentum" in hyper or name == "Momentum" else {}
-    resumed = getattr(gdgpu, name)(shaped(copies), 0.7, **other)
+    resumed = type(straight)(shaped(copies), 0.7, **deciding(hyper))
     resumed.load_state_dict(saved)
     assert resumed.steps == 2 and resumed.lr == 0.1
     for g in gradients[2:]:
@@ -233,23 +223,18 @@ def test_state_can_be_carried_over(name, hyper, structure):
         assert_same_bits(copies[k], arrays[k])
 
 
+def test_every_class_and_every_rule_is_in_the_table_of_optimizers():
+    """The one that tests take theirs from."""
+    public = [getattr(gdgpu, name) for name in gdgpu.__all__]
+    assert {*NAMES} == {each.__name__ for each in public if isinstance(each, type) and issubclass(each, Optimizer)}
+    assert {rule_of(label).name for label in OPTIMIZERS} == {*RULES}
+
+
 def test_a_schedule_survives_loading():
     saved = gdgpu.SGD(np.zeros(2), 0.5).state_dict()
     optimizer = gdgpu.SGD(np.zeros(2), schedule)
     optimizer.load_state_dict(saved)
     assert optimizer.lr is schedule
-
-
-def peak_of(call):
-    """Bytes that a call holds at its peak beyond what was there; NumPy tells tracemalloc what it allocates."""
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("weighted", (False, True))

@@ -1,6 +1,6 @@
 """gdgpu.rule: a user's own rule is an optimizer like the others, the same bits on every device.
 
-Run as a script it saves what the rules below make of the same data, to hold another device against the CPU:
+Run as a script it saves what its rules make of the same data, to hold another device against the CPU:
 GDGPU_DEVICE=cuda NUMBA_ENABLE_CUDASIM=1 python tests/test_own_rule.py FILE.npz
 """
 
@@ -18,49 +18,11 @@ import pytest
 import gdgpu
 from gdgpu import devices, machine_code
 from gdgpu.kernels import toolchain
+from support.compiling import compiles
+from support.own_rules import awkward, debiased, heavy_ball, plain
 from support.references import DTYPES, assert_same_bits, bits, run_rule, samples
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_rule.py"
-TENTH = 0.1
-
-
-@gdgpu.rule(state=("velocity",), momentum=0.9)
-def heavy_ball(w, g, velocity, lr, momentum):
-    """Momentum, once more."""
-    velocity = gdgpu.fma(momentum, velocity, -(lr * g))
-    return w + velocity, velocity
-
-
-def corrected(power, lr, beta):
-    power *= beta
-    step_size = lr / (1 - power)
-    return power, step_size
-
-
-@gdgpu.rule(state=("mean", "square"), step=corrected, carried={"power": 1.0}, nonnegative=("square",), lr=0.01,
-            beta=0.9, eps=1e-3, bounded=False, uphill=False)  # fmt: skip
-def debiased(w, g, mean, square, step_size, beta, eps, bounded, uphill):
-    if uphill:
-        g = -g
-    mean = gdgpu.fma(beta, mean, (1 - beta) * g)
-    square += TENTH * (g * g - square)
-    move = mean / (gdgpu.sqrt(square) + eps)
-    if bounded and not uphill:
-        move = gdgpu.maximum(gdgpu.minimum(move, 0.5), -0.5)
-    return (w - step_size * move if move != 0 else w), mean, square
-
-
-@gdgpu.rule
-def plain(w, g, lr):
-    return w - lr * g
-
-
-@gdgpu.rule(state=("i", "row", "start", "stop", "step", "scale", "limit", "total", "hyper", "key", "items", "rule"))
-def awkward(w, g, i, row, start, stop, step, scale, limit, total, hyper, key, items, rule, lr):
-    """Its states have names that a kernel might want for itself."""
-    i, row, start, stop, step, scale = i + g, row + i, start + row, stop + start, step + stop, scale + step
-    limit, total, hyper, key, items, rule = limit - g, total + w, hyper + lr, key + 1, items + key, rule + items
-    return w - lr * g, i, row, start, stop, step, scale, limit, total, hyper, key, items, rule
 
 
 def debiased_in_numpy(w, gradients, lr, beta, eps, bounded, uphill):
@@ -173,7 +135,7 @@ def test_the_simulator_has_the_bits_of_the_cpu(tmp_path, python, monkeypatch):
 
 
 def test_the_class_is_the_functions():
-    assert issubclass(heavy_ball, gdgpu.own.OwnRule) and repr(heavy_ball) == f"<class '{__name__}.heavy_ball'>"
+    assert issubclass(heavy_ball, gdgpu.own.OwnRule) and repr(heavy_ball) == "<class 'support.own_rules.heavy_ball'>"
     assert heavy_ball.__doc__ == "Momentum, once more." and pickle.loads(pickle.dumps(heavy_ball)) is heavy_ball
     assert debiased.rule.nonnegative == ("square",)
     assert [*inspect.signature(heavy_ball).parameters][:3] == ["params", "lr", "momentum"]
@@ -258,17 +220,6 @@ def test_a_file_edited_after_the_decoration_changes_nothing(tmp_path):
     w = np.zeros(2)
     late(w, 0.5).step(np.ones(2))
     assert w.tolist() == [-0.5, -0.5]
-
-
-def why_not():
-    """Why no kernel can be compiled and looked at here, or None."""
-    try:
-        machine_code.require_tools()
-    except machine_code.MissingToolError as error:
-        return str(error)
-
-
-compiles = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 
 
 @compiles

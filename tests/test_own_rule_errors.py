@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from test_own_rule import debiased, heavy_ball
 
 import gdgpu
+from support.own_rules import debiased, heavy_ball
 
 # argument: what is said of it
 BAD_ARGUMENTS = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from test_codes import RUN
 
 from gdgpu.storage import Storage
+from support.codes import RUN
 
 N = 1 << 16
 KEY = Storage(seed=5).keys(1)[0]

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdgpu
+from gdgpu.reduction import REDUCTIONS
+from support.layouts import LAYOUTS
 from support.references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 
 ROWS = (0, 1, 31, 32, 33, 1024, 1025, 33000)
 COLUMNS = (0, 1, 3, 4, 127, 4099)
 SIZES = [(B, P) for B in ROWS for P in COLUMNS if B * P <= 4_300_000]
-REDUCTIONS = ("mean", "sum")
 
 
 def weights_for(B, dtype="float64"):
@@ -49,37 +50,12 @@ def test_error_bound_with_exponents_far_apart(dtype):
     assert (error <= error_bound(5000, magnitude, np.dtype(dtype))).all()
 
 
-def unaligned(G, dtype):
-    """A copy of G that begins one element after a multiple of 64 bytes."""
-    itemsize = dtype_of(dtype).itemsize
-    raw = np.zeros(G.nbytes + 64 + itemsize, np.uint8)
-    start = -raw.ctypes.data % 64 + itemsize
-    copy = raw[start : start + G.nbytes].view(G.dtype).reshape(G.shape)
-    copy[...] = G
-    return copy
-
-
-def padded(G, dtype):
-    wide = np.full((G.shape[0], G.shape[1] + 5), np.nan, G.dtype)
-    wide[:, 2:-3] = G
-    return wide[:, 2:-3]
-
-
-LAYOUTS = {
-    "unaligned": unaligned,
-    "row stride > P": padded,
-    "negative row stride": lambda G, dtype: np.ascontiguousarray(G[::-1])[::-1],
-    "every third row": lambda G, dtype: np.repeat(G, 3, axis=0)[1::3],
-    "read-only": lambda G, dtype: np.frombuffer(G.tobytes(), G.dtype).reshape(G.shape),
-}
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("B", "P"), [(33, 127), (1025, 4), (1100, 1), (40, 3000)])
 def test_layouts(B, P, layout, dtype):
     G = samples((B, P), dtype)
-    moved = LAYOUTS[layout](G, dtype)
+    moved = LAYOUTS[layout](G)
     np.testing.assert_array_equal(moved, G)
     for weights in (None, weights_for(B)):
         assert_same_bits(gdgpu.reduce_samples(moved, weights), tree(G, weights))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_statistics import LAYOUTS
 
 import gdgpu
 from support.bits.statistics import troubled
+from support.layouts import LAYOUTS
 from support.references import DTYPES, assert_same_bits, dtype_of, longest_path, samples, sums_of, tree
 
 ROWS = (1, 2, 3, 31, 32, 33, 64, 1024, 1025, 3000)

@@ -5,64 +5,27 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_arrays import refused
-from test_reduce import LAYOUTS
 
 import gdgpu
+from support.checks import refused
+from support.layouts import VIEWS
 from support.references import (
     CHUNK,
     DTYPES,
     WIDTH,
     assert_same_bits,
     dtype_of,
-    fma,
-    longest_path,
     nearest,
     samples,
     sums_of,
-    tree,
     two_product,
 )
+from support.sample_norms import MIXED, batch, norms_of, roundings_of
 
 GROUP = 32 * CHUNK  # elements below a node of the tree of chunks
 COLUMNS = [(P,) for P in (0, 1, WIDTH - 1, WIDTH, WIDTH + 1, CHUNK - 1, CHUNK, CHUNK + 1, GROUP, GROUP + 1)]
 COLUMNS += [(5, 0, 1300, GROUP + 700), (0, 0), tuple(k % 5 for k in range(40))]
-MIXED = ("float16", "bfloat16", "float32", "bfloat16")
 NAN, INF = math.nan, math.inf
-
-
-def batch(B, columns, dtypes, seed=0):
-    """A matrix for each tensor. dtypes: one, or one each."""
-    dtypes = [dtypes] * len(columns) if isinstance(dtypes, str) else dtypes
-    return [samples((B, P), d, seed + k) for k, (P, d) in enumerate(zip(columns, dtypes, strict=True))]
-
-
-def squares_of(G):
-    """Sums of squares of the rows: in chunks of 1024, 128 lanes by fma, lanes by halving; then chunks by the tree."""
-    (B, P), sums = G.shape, sums_of(G.dtype.name)
-    rows = -(-min(P, CHUNK) // WIDTH)  # of lanes that a chunk has
-    chunks = np.zeros((B, -(-P // CHUNK), rows, WIDTH), sums)
-    chunks.reshape(B, math.prod(chunks.shape[1:]))[:, :P] = G
-    lanes = np.zeros((B, chunks.shape[1], WIDTH), sums)
-    for k in range(rows):
-        lanes = fma(chunks[:, :, k], chunks[:, :, k], lanes)
-    while lanes.shape[2] > 1:
-        lanes = lanes[:, :, : lanes.shape[2] // 2] + lanes[:, :, lanes.shape[2] // 2 :]
-    return tree(lanes[:, :, 0].T, reduction="sum")
-
-
-def norms_of(G):
-    """Norms of samples: what their tensors add up to is added up in the same tree."""
-    return np.sqrt(tree(np.array([squares_of(g.reshape(len(g), math.prod(g.shape[1:]))) for g in G]), reduction="sum"))
-
-
-def factors_of(norms, C):
-    """min(1, C / norm), 1 for a norm of 0, NaN for one that is not finite."""
-    with np.errstate(all="ignore"):
-        factors = np.minimum(1, norms.dtype.type(C) / norms)
-    factors[norms == 0] = 1
-    factors[~np.isfinite(norms)] = NAN
-    return factors
 
 
 # sample_norms
@@ -83,12 +46,6 @@ def test_norms_are_the_tree(columns, dtype):
 def test_three_levels_of_chunks_and_dtypes_side_by_side(B, columns, dtypes):
     G = batch(B, columns, dtypes)
     assert_same_bits(gdgpu.sample_norms(G), norms_of(G))
-
-
-def roundings_of(columns):
-    """Roundings between a square and the sum of all."""
-    chunks = max(1, -(-max(columns) // CHUNK))
-    return CHUNK // WIDTH + WIDTH.bit_length() - 1 + longest_path(chunks) + longest_path(len(columns))
 
 
 SPREADS = {"float16": 12, "bfloat16": 40, "float32": 40, "float64": 400}
@@ -135,13 +92,10 @@ def test_squares_overflow_and_vanish(dtype, large, small):
     assert_same_bits(gdgpu.sample_norms(full), np.full(2, 2.0**21, np.float32))
 
 
-VIEWS = LAYOUTS | {"one row repeated": lambda G, dtype: np.broadcast_to(G[2:3], G.shape)}
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("view", VIEWS)
 def test_views(view, dtype):
-    G = [VIEWS[view](g, dtype) for g in batch(35, (1, 129, 3000), dtype)]
+    G = [VIEWS[view](g) for g in batch(35, (1, 129, 3000), dtype)]
     assert_same_bits(gdgpu.sample_norms(G), norms_of(G))
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import gdgpu
-from support.around import OPTIMIZERS, arrays, copies, make, snapshot, spoiled
+from support.around import spoiled
+from support.arrays import arrays, copies
+from support.optimizers import OPTIMIZERS, make, snapshot
 from support.references import DTYPES, assert_same_bits, samples
 
 STEPS = 5
@@ -83,7 +85,7 @@ def test_however_state_is_kept(common):
     compare("Adam", {0, 3}, asked={"zero_grads": True}, **common)
 
 
-@pytest.mark.parametrize("label", ("Adam", "LAMB", "SGD-momentum-dampening"))
+@pytest.mark.parametrize("label", ("Adam", "LAMB", "SGD-dampening"))
 def test_with_masters_in_16_bits(label):
     compare(label, {0, 3}, ["bfloat16", "float16", "bfloat16", "float16", "float16"], master=True, ema=0.5)
 
@@ -93,7 +95,7 @@ def test_every_dtype(dtype):
     compare("Adam", {0, 3}, [dtype] * len(SHAPES))
 
 
-@pytest.mark.parametrize("label", ("Adam", "SGD", "SGD-momentum-dampening", "LARS"))
+@pytest.mark.parametrize("label", ("Adam", "SGD", "SGD-dampening", "LARS"))
 def test_several_dtypes_are_one_step(label):
     compare(label, {0, 3}, ["float32", "bfloat16", "float64", "float16", "float64"], lr=rate)
 
@@ -111,7 +113,7 @@ def test_groups():
     assert snapshot(one) == snapshot(two) and one.steps == 3
 
 
-@pytest.mark.parametrize("label", ("SGD", "SGD-momentum-dampening", "RAdam-betas", "LAMB"))
+@pytest.mark.parametrize("label", ("SGD", "SGD-dampening", "RAdam", "LAMB"))
 def test_other_ways_of_stepping_before_and_after(label):
     """Steps that were bound before the first that may be skipped, and steps with samples, are counted with the rest."""
     w, g, G = samples((40,), "float32"), samples((40,), "float32", 1), samples((33, 40), "float32", 2)
@@ -129,7 +131,7 @@ def test_other_ways_of_stepping_before_and_after(label):
         assert snapshot(one) == snapshot(two) and one.steps == 2 * (k + 1)
 
 
-@pytest.mark.parametrize("label", ("SGD", "SGD-momentum-dampening", "LAMB"))
+@pytest.mark.parametrize("label", ("SGD", "SGD-dampening", "LAMB"))
 @pytest.mark.parametrize("skipping", (False, True), ids=("into one that never skipped", "into one that did"))
 def test_a_count_with_skipped_steps_is_saved_and_restored(label, skipping):
     w, g = samples((40,), "float32"), samples((40,), "float32", 1)

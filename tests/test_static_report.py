@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_machine_code import compiles
 
 from gdgpu.kernels.catalogue import ROWS
+from support.compiling import compiles
 
 SCRIPT = Path(__file__).parent.parent / "profiling" / "static_report.py"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gdgpu
-from support.bits.arrays import unaligned
+from support.layouts import LAYOUTS
 from support.references import DTYPES, RADIX, assert_same_bits, fma, longest_path, samples, sums_of, tree
 
 ROWS = (2, 3, 31, 32, 33, 1024, 1025, 2100)
@@ -132,14 +132,6 @@ def test_nan_and_infinity_stay_in_their_column():
     mean, variance, scale = gdgpu.sample_statistics(G)
     assert np.isnan([mean[1], variance[1], variance[3], scale]).all() and mean[3] == -np.inf
     assert_same_bits(variance[[0, 2, 4]], expected[[0, 2, 4]])
-
-
-LAYOUTS = {
-    "unaligned": unaligned,
-    "every third row": lambda G: np.repeat(G, 3, axis=0)[1::3],
-    "reversed": lambda G: np.ascontiguousarray(G[::-1])[::-1],
-    "row stride > P": lambda G: np.concatenate([G, G], axis=1)[:, : G.shape[1]],
-}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

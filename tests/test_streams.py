@@ -9,13 +9,14 @@ import weakref
 
 import numpy as np
 import pytest
-from test_launch import pytestmark, row_of, stub  # noqa: F401  the fixture
 
 import gdgpu
 from gdgpu import arrays, reduction
 from gdgpu.kernels import buffers, driver
+from support import recording
+from support.recording import row_of
 
-pytestmark = pytestmark
+pytestmark, stub = recording.pytestmark, recording.stub
 
 
 def made(**hyper):
@@ -23,7 +24,7 @@ def made(**hyper):
     return gdgpu.Momentum(np.zeros(4, np.float32), **{"lr": 0.1} | hyper), np.ones(4, np.float32)
 
 
-def waits(stub, handle):  # noqa: F811
+def waits(stub, handle):
     """The handles of the streams that one has waited for."""
     return [what[1].ptr for what in stub.streams[handle].seen if what[0] == "wait"]
 
@@ -39,7 +40,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_on_another_stream_waits_for_the_one_before(call, stub):  # noqa: F811
+def test_a_call_on_another_stream_waits_for_the_one_before(call, stub):
     optimizer, g = made()
     stub.current = 12
     call(optimizer, g)
@@ -50,7 +51,7 @@ def test_a_call_on_another_stream_waits_for_the_one_before(call, stub):  # noqa:
     assert set(waits(stub, 11)) == {12}
 
 
-def test_bound_steps_of_one_optimizer_wait_for_each_other_before_they_launch(stub):  # noqa: F811
+def test_bound_steps_of_one_optimizer_wait_for_each_other_before_they_launch(stub):
     optimizer, g = made()
     runs = optimizer.bind(g), optimizer.bind_samples(g[None])
     for stub.current, run in zip((12, 12, 13, 12), (*runs, *runs), strict=True):
@@ -62,7 +63,7 @@ def test_bound_steps_of_one_optimizer_wait_for_each_other_before_they_launch(stu
     assert (waits(stub, 12), waits(stub, 13)) == ([11, 13], [12])
 
 
-def test_a_stream_is_held_until_another_follows_so_that_its_handle_stays_its_own(stub):  # noqa: F811
+def test_a_stream_is_held_until_another_follows_so_that_its_handle_stays_its_own(stub):
     optimizer, g = made()
     stub.current = 12
     run = optimizer.bind(g)
@@ -77,7 +78,7 @@ def test_a_stream_is_held_until_another_follows_so_that_its_handle_stays_its_own
     assert watched().seen[-1][0] == "record"
 
 
-def test_what_is_recorded_is_not_ordered_and_the_next_call_still_is(stub):  # noqa: F811
+def test_what_is_recorded_is_not_ordered_and_the_next_call_still_is(stub):
     optimizer, g = made()
     run = optimizer.bind(g)
     run()
@@ -90,7 +91,7 @@ def test_what_is_recorded_is_not_ordered_and_the_next_call_still_is(stub):  # no
     assert waits(stub, 12) == [11]
 
 
-def test_nobody_waits_for_a_stream_that_records(stub):  # noqa: F811
+def test_nobody_waits_for_a_stream_that_records(stub):
     optimizer, g = made()
     run = optimizer.bind(g)
     stub.streams[11].capturing, stub.current = True, 12
@@ -103,7 +104,7 @@ def test_nobody_waits_for_a_stream_that_records(stub):  # noqa: F811
 
 
 @pytest.mark.parametrize("call", (CALLS["step"], CALLS["step_samples"]), ids=("step", "step_samples"))
-def test_a_graph_captures_only_what_is_bound(call, stub):  # noqa: F811
+def test_a_graph_captures_only_what_is_bound(call, stub):
     """The next step would rewrite the table that the graph reads."""
     optimizer, g = made()
     call(optimizer, g)
@@ -113,7 +114,7 @@ def test_a_graph_captures_only_what_is_bound(call, stub):  # noqa: F811
     assert len(stub.launched) == 1 and optimizer.steps == 1
 
 
-def test_a_graph_captures_no_reduction_with_a_shared_workspace(stub):  # noqa: F811
+def test_a_graph_captures_no_reduction_with_a_shared_workspace(stub):
     G, out = np.ones((40, 3), np.float32), np.empty(3, np.float32)
     gdgpu.reduce_samples(G, out=out)
     sums = gdgpu.Accumulator(out)
@@ -124,7 +125,7 @@ def test_a_graph_captures_no_reduction_with_a_shared_workspace(stub):  # noqa: F
     assert len(stub.launched) == 1 and sums.count == 0
 
 
-def test_a_graph_would_repeat_the_lr_of_a_function(stub):  # noqa: F811
+def test_a_graph_would_repeat_the_lr_of_a_function(stub):
     optimizer, g = made(lr=lambda steps: 0.1)
     run = optimizer.bind(g)
     run()
@@ -144,7 +145,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_calls_of_a_model_wait_for_each_other(make, stub, monkeypatch):  # noqa: F811
+def test_calls_of_a_model_wait_for_each_other(make, stub, monkeypatch):
     """They work in the same memory, so that a graph must not hold it."""
     monkeypatch.setattr(driver.api, "load", lambda cubin, name: (1, None))
     monkeypatch.setattr(driver.api, "launch", lambda *launch: None)
@@ -158,7 +159,7 @@ def test_calls_of_a_model_wait_for_each_other(make, stub, monkeypatch):  # noqa:
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_what_reads_the_params_of_a_model_waits_for_its_steps(make, stub, monkeypatch):  # noqa: F811
+def test_what_reads_the_params_of_a_model_waits_for_its_steps(make, stub, monkeypatch):
     monkeypatch.setattr(driver.api, "load", lambda cubin, name: (1, None))
     monkeypatch.setattr(driver.api, "launch", lambda *launch: None)
     model, X, t = make(), np.ones((5, 2), np.float32), np.ones(5, np.float32)
@@ -175,7 +176,7 @@ REFUSED["steps"] = lambda optimizer, g: setattr(optimizer, "steps", 5)
 
 
 @pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED)
-def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):  # noqa: F811
+def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):
     """A copy that a graph records has not run when state_dict returns."""
     optimizer, g = gdgpu.Adam(np.zeros(4, np.float16), 0.1, rounding="stochastic"), np.ones(4, np.float16)
     optimizer.step(g)
@@ -190,7 +191,7 @@ def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):  # noqa:
     assert (optimizer.steps, optimizer._version, optimizer.lr) == before
 
 
-def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):  # noqa: F811
+def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):
     optimizer, g = made()
     run = optimizer.bind(g)
     buffers._faults.append("two launches overlapped")
@@ -202,7 +203,7 @@ def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):
 
 
 @pytest.mark.parametrize("later", ("dropped", "laid out again"))
-def test_a_graph_reads_what_the_optimizer_keeps(later, stub):  # noqa: F811
+def test_a_graph_reads_what_the_optimizer_keeps(later, stub):
     optimizer, g = made()
     run = optimizer.bind(g)
     held, address, gradient = weakref.ref(run._launches), g.ctypes.data, weakref.ref(g)
@@ -225,7 +226,7 @@ def test_a_graph_reads_what_the_optimizer_keeps(later, stub):  # noqa: F811
         assert held() is None
 
 
-def finish(stub):  # noqa: F811
+def finish(stub):
     """All that is enqueued comes to its end."""
     for stream in stub.streams.values():
         for what, event in stream.seen:
@@ -233,7 +234,7 @@ def finish(stub):  # noqa: F811
                 event.done = True
 
 
-def test_what_a_launch_may_still_read_is_kept_until_it_has_run(stub):  # noqa: F811
+def test_what_a_launch_may_still_read_is_kept_until_it_has_run(stub):
     optimizer, g = made()
     run = optimizer.bind(g)
     run()
@@ -249,7 +250,7 @@ def test_what_a_launch_may_still_read_is_kept_until_it_has_run(stub):  # noqa: F
     assert watched() is None
 
 
-def test_a_few_streams_have_workspaces_and_others_wait_for_the_oldest(stub):  # noqa: F811
+def test_a_few_streams_have_workspaces_and_others_wait_for_the_oldest(stub):
     G, out = np.ones((40, 3), np.float32), np.empty(3, np.float32)
     handles = range(20, 20 + reduction.STREAMS)
     for stub.current in (*handles, *handles):
@@ -265,7 +266,7 @@ def test_a_few_streams_have_workspaces_and_others_wait_for_the_oldest(stub):  # 
     assert len(stub.launched) == 2 * reduction.STREAMS + 2
 
 
-def test_an_accumulator_waits_too(stub):  # noqa: F811
+def test_an_accumulator_waits_too(stub):
     G = np.ones((40, 3), np.float32)
     sums = gdgpu.Accumulator(G[0])
     for stub.current in (12, 13):
@@ -286,7 +287,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("call", COUNTED.values(), ids=COUNTED)
-def test_whoever_has_counters_looks_after_them(call, stub, monkeypatch):  # noqa: F811
+def test_whoever_has_counters_looks_after_them(call, stub, monkeypatch):
     looked = []
     monkeypatch.setattr(buffers.Counters, "launched", lambda counters: looked.append(len(stub.launched)))
     G = np.ones((40, 3), np.float32)

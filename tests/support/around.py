@@ -1,49 +1,9 @@
-"""What the tests of what surrounds a step share: every optimizer, snapshots, and gradients prepared in NumPy."""
+"""What surrounds a step: gradients prepared in NumPy, and gradients that are not finite."""
 
 import numpy as np
 
-import gdgpu
-from gdgpu.optimizer import Optimizer
-from support.references import dtype_of, joint_squares, samples, sums_of
-
-# Hyperparameters that bring in what the defaults leave out, running products above all.
-SETTINGS = {
-    "SGD": [{}, {"momentum": 0.9, "dampening": 0.5}, {"momentum": 0.9, "nesterov": True}],
-    "Adagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.5}],
-    "RMSprop": [{}, {"centered": True, "momentum": 0.9}],
-    "Adam": [{}, {"amsgrad": True}],
-    "RAdam": [{"betas": (0.5, 0.75)}],  # the variance of its step is known soon
-}
-OPTIMIZERS = {
-    "-".join([name, *hyper]): (name, hyper)
-    for name, kind in ((name, getattr(gdgpu, name)) for name in gdgpu.__all__)
-    if isinstance(kind, type) and issubclass(kind, Optimizer)
-    for hyper in SETTINGS.get(name, [{}])
-}
-
-
-def make(label, params, lr=0.1, **common):
-    """The optimizer of this label in OPTIMIZERS."""
-    name, hyper = OPTIMIZERS[label]
-    return getattr(gdgpu, name)(params, lr=lr, **hyper, **common)
-
-
-def arrays(shapes, dtypes, seed):
-    """An array for each pair of a shape and a dtype."""
-    pairs = enumerate(zip(shapes, dtypes, strict=True))
-    return [samples(shape or (1,), d, seed + 10 * k, wide=False).reshape(shape) for k, (shape, d) in pairs]
-
-
-def copies(some):
-    return [array.copy() for array in some]
-
-
-def snapshot(optimizer):
-    """Everything that a step may change, as bytes: parameters, state as it is held, products, and the count."""
-    params = [np.asarray(v.owner).tobytes() for v in optimizer._views]
-    state = [[held.held.tobytes() for held in states] for states in optimizer._state]
-    products = {s.key: s.carried.tolist() for s in optimizer._scalars.values() if s.rule.carried}
-    return params, state, products, optimizer.steps
+from support.arrays import copies
+from support.references import dtype_of, joint_squares, sums_of
 
 
 def prepared(grads, grad_scale=None, clip_value=None, clip_norm=None):

@@ -11,6 +11,7 @@ from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
+from support.covering import some
 from support.references import DTYPES, bits, samples, sums_of
 
 from . import clipping, layers, optimizers, statistics
@@ -178,6 +179,15 @@ def _cases():
 
 
 CASES = {name: (run, args, *options) for name, run, args, *options in _cases()}
+
+
+def usual():
+    """Names of cases among which each part of a name comes once: every family, and all that it is run over."""
+    kinds = {}
+    for name in CASES:
+        parts = tuple(name.split("/"))
+        kinds.setdefault((parts[0], len(parts)), []).append(parts)
+    return ["/".join(parts) for cases in kinds.values() for parts in some(cases, together=1)]
 
 
 def answers(name):

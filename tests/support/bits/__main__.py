@@ -1,4 +1,4 @@
-"""Save the answers of this process: GDGPU_DEVICE=cuda python tests/support/bits FILE.npz [--part K/N].
+"""Save the answers of this process: GDGPU_DEVICE=cuda python tests/support/bits FILE.npz [NAME …].
 
 On a GPU or, with NUMBA_ENABLE_CUDASIM=1, in the simulator. bfloat16 on a GPU needs CuPy 14, whose arrays know
 ml_dtypes' type.
@@ -37,13 +37,12 @@ def steady_simulator():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
-    parser.add_argument("--part", default="0/1", metavar="K/N", help="only cases K, K + N, K + 2N, …")
+    parser.add_argument("name", nargs="*", help="of a case; none: all of them")
     arguments = parser.parse_args()
-    first, step = map(int, arguments.part.split("/"))
     if devices.simulated():
         steady_simulator()
     found = {}
-    for name in list(bits.CASES)[first::step]:
+    for name in arguments.name or bits.CASES:
         try:
             found |= {f"{name}:{k}": array for k, array in enumerate(bits.answers(name))}
         except Exception as error:  # its own test shows it

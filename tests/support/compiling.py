@@ -1,0 +1,18 @@
+"""Tests that compile CUDA kernels and look at their machine code, which needs no GPU."""
+
+import pytest
+
+from gdgpu import devices, machine_code
+
+
+def why_not():
+    """Why nothing can be compiled here, or None."""
+    if devices.simulated():
+        return "the simulator compiles nothing"
+    try:
+        machine_code.require_tools()
+    except machine_code.MissingToolError as error:
+        return str(error)
+
+
+compiles = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
