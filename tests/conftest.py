@@ -1,11 +1,12 @@
 """What several test files need: the option --full, more threads than small arrays would get, other processes."""
 
-import hashlib
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -17,6 +18,7 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run all cases, not covers of them, and what is marked full")
     parser.addoption("--slice", metavar="SEED", help="of what --full adds, run one part in --parts; SEED chooses")
     parser.addoption("--parts", type=int, default=4, metavar="N", help="how many parts --slice divides it into (4)")
+    parser.addoption("--minutes", type=float, metavar="M", help="after so many, --slice skips what is left")
 
 
 def pytest_configure(config):
@@ -29,16 +31,24 @@ def pytest_collection_modifyitems(config, items):
 
     def is_chosen(item):
         is_full = item.get_closest_marker("full") is not None
-        return is_full and in_slice(item.nodeid, seed, parts) if seed is not None else covering.FULL or not is_full
+        if seed is None:
+            return covering.FULL or not is_full
+        return is_full and covering.in_slice(item.nodeid, seed, parts)
 
     left_out = [item for item in items if not is_chosen(item)]
     items[:] = [item for item in items if is_chosen(item)]
     config.hook.pytest_deselected(items=left_out)
 
 
-def in_slice(name, seed, parts):
-    """Whether a test is in the part of this seed: as likely as one in `parts`, and the same everywhere."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]) % parts == 0
+def pytest_sessionstart(session):
+    session.began = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() > item.session.began + 60 * minutes:
+        pytest.skip(f"the slice has had its {minutes:g} minutes")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,6 +59,13 @@ def interruptible():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, usual)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect():
+    """No collection goes again through what the files before have left: compilers leave a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gdgpu.kernels import codes
-from support.codes import RUN
+from support.codes import run
 from support.quantised import BLOCK, LEAST_SCALE, POSITIVE, VALUES, grid_of, nearest_codes, neighbours, scale_of
 from support.references import assert_same_bits
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 def twins(name, *arrays):
     """Asserts that the plain twin has the same bits, with integers taken as unsigned; returns the compiled answer."""
-    found = RUN[name](*arrays)
+    found = run(name)(*arrays)
     arguments = zip(*map(_unsigned, np.broadcast_arrays(*arrays)), strict=True)
     wanted = [codes.plain(name)(*values) for values in arguments]
     assert_same_bits(_unsigned(found), np.array(wanted, _unsigned(found).dtype))
@@ -49,15 +49,15 @@ def scaled(top, kind, n=BLOCK):
 
 
 def scale(top, kind):
-    return np.float32(RUN[f"scale_{kind}"](RUN["top"](np.int32(0), np.float32(top))))
+    return np.float32(run(f"scale_{kind}")(run("top")(np.int32(0), np.float32(top))))
 
 
 def encode(values, scale, kind):
-    return RUN[f"encode_{kind}"](values, np.float32(scale))
+    return run(f"encode_{kind}")(values, np.float32(scale))
 
 
 def decode(code, scale, kind):
-    return RUN[f"decode_{kind}"](np.asarray(code, np.int32), np.float32(scale))
+    return run(f"decode_{kind}")(np.asarray(code, np.int32), np.float32(scale))
 
 
 # Compiled and plain
@@ -82,7 +82,7 @@ def test_largest_values_and_their_twin():
     x = x[~np.isnan(x)]
     running = np.int32(0)
     for value in x:
-        running = RUN["top"](running, value)
+        running = run("top")(running, value)
     assert running.view(np.float32) == np.inf
 
 
@@ -161,7 +161,7 @@ def test_zero_stays_and_what_is_not_zero_is_not_lost_where_it_divides(kind):
     tiny = np.array([1e-45, 1e-30, 0.25, 0.499], np.float32)
     least = {"signed8": 0, "unsigned8": 1}[kind]
     assert (encode(tiny, 1, kind) == least).all()
-    assert (RUN[f"encode_{kind}_at_random"](tiny, np.float32(1), np.int32(0)) == least).all()
+    assert (run(f"encode_{kind}_at_random")(tiny, np.float32(1), np.int32(0)) == least).all()
 
 
 @pytest.mark.parametrize("bad", (np.inf, -np.inf, np.nan))
@@ -183,8 +183,8 @@ DRAWS = (np.arange(4096, dtype=np.uint32) << 20).view(np.int32)  # every 2^20th
 def at_random(kind, x, random):
     """x rounded with these bits, in float32: in units of a scale of 1 for codes."""
     if kind in VALUES:
-        return decode(RUN[f"encode_{kind}_at_random"](x, np.float32(1), random), 1, kind)
-    return RUN[f"{kind}_at_random"](x, random)
+        return decode(run(f"encode_{kind}_at_random")(x, np.float32(1), random), 1, kind)
+    return run(f"{kind}_at_random")(x, random)
 
 
 @pytest.mark.parametrize(("kind", "x"), [(kind, x) for kind, values in GRIDS.items() for x in values])

@@ -275,7 +275,8 @@ def uncompiled(monkeypatch):
 def pairs(leave_out):
     """(case, peer) of the small cases."""
     leave_out = "gdgpu", "sklearn", "sklearn_fit", *leave_out  # scikit-learn's steps are of single samples
-    found = {name: cases.find(name).problem(peers.Arrays(np, "float64"))[1] for name in SMALL}
+    arrays = peers.Arrays(np, "float64")
+    found = {name: cases.find(name).problem(arrays)[1] for name in SMALL}
     return [(name, peer) for name, makers in found.items() for peer in makers if peer not in leave_out]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gdgpu.storage import Storage
-from support.codes import RUN
+from support.codes import run
 
 N = 1 << 16
 KEY = Storage(seed=5).keys(1)[0]
@@ -12,11 +12,11 @@ FAR = 1 << 33  # beyond what 32 bits count
 
 
 def random(key, elements):
-    return RUN["random"](np.int64(key) if np.isscalar(key) else np.asarray(key, np.int64), elements).view(np.uint32)
+    return run("random")(np.int64(key) if np.isscalar(key) else np.asarray(key, np.int64), elements).view(np.uint32)
 
 
 def keyed(key, step, array):
-    return RUN["keyed"](np.asarray(key, np.int64), np.asarray(step, np.int64), np.asarray(array, np.int64))
+    return run("keyed")(np.asarray(key, np.int64), np.asarray(step, np.int64), np.asarray(array, np.int64))
 
 
 COUNT = np.arange(N)

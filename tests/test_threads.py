@@ -121,15 +121,25 @@ def test_a_bad_number_of_threads_leaves_the_step_undone(asked, python):
         assert line.startswith("GDGPU_NUM_THREADS: ") and repr(asked) in line
 
 
-def test_the_number_of_threads_is_the_one_asked_for(python):
+@pytest.mark.parametrize("asked", ("1", "3"))
+def test_the_number_of_threads_is_the_one_asked_for(asked, python):
+    """As many at once, in a barrier that only they open together, and no other one over many items."""
     script = (
-        "import threading, numpy as np, gdgpu\n"
+        "import threading, time\n"
         "from gdgpu.kernels import threads\n"
-        "gdgpu.reduce_samples(np.ones((1000, 10_000), np.float32))\n"
-        "print(threads.num_threads(), sum(t.name.startswith('gdgpu') for t in threading.enumerate()))\n"
+        "count, names = threads.num_threads(), set()\n"
+        "together = threading.Barrier(count, timeout=60)\n"
+        "def meet(scratch, first, last):\n"
+        "    names.add(threading.current_thread().name)\n"
+        "    together.wait()\n"
+        "def work(scratch, first, last):\n"
+        "    names.add(threading.current_thread().name)\n"
+        "    time.sleep(0.001)\n"
+        "threads.run(meet, (), count, nbytes=1 << 30)\n"
+        "threads.run(work, (), 200, nbytes=1 << 30)\n"
+        "print(count, len(names), sum(name.startswith('gdgpu') for name in names))\n"
     )
-    assert python(script, GDGPU_NUM_THREADS="3") == "3 2\n"
-    assert python(script, GDGPU_NUM_THREADS="1") == "1 0\n"
+    assert python(script, GDGPU_NUM_THREADS=asked) == f"{asked} {asked} {int(asked) - 1}\n"
 
 
 @pytest.mark.parametrize("n", (0, -1, 1.5, "2", None))
@@ -141,15 +151,17 @@ def test_set_num_threads_refuses(n):
 
 
 class Recorder:
-    """A kernel that notes which items it did; helpers are slow, so that the calling thread gets its share."""
+    """A kernel that notes which items it did; helpers wait for the calling thread, so that it gets its share."""
 
     def __init__(self, disturb=lambda: None):
-        self.done, self.disturb = np.zeros(ITEMS, int), disturb
+        self.done, self.disturb, self.begun = np.zeros(ITEMS, int), disturb, threading.Event()
 
     def __call__(self, scratch, first, last):
         if threading.current_thread() is threading.main_thread():
+            self.begun.set()
             self.disturb()
         else:
+            self.begun.wait(60)
             time.sleep(0.002)
         self.done[first:last] += 1
 
@@ -298,12 +310,12 @@ def test_an_error_in_a_helper_is_raised(use_threads):
     use_threads(2)
 
     def kernel(scratch, first, last):
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
+            assert failed.wait(60)  # so that the other item is the helper's
+        else:
+            failed.set()
             raise RuntimeError("in a helper")
-        while not failed.wait(0.01):
-            pass
 
     failed = threading.Event()
-    threading.Timer(0.3, failed.set).start()
     with pytest.raises(RuntimeError, match="in a helper"):
         threads.run(kernel, (), 2, nbytes=1 << 30)

@@ -1,5 +1,6 @@
 """Covers of products: a few cases in which each pair of values comes together; with --full, all of them."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -19,6 +20,11 @@ def some(cases, together=2):
         chosen.append(max(brought, key=lambda case: len(brought[case])))
         missing -= brought[chosen[-1]]
     return chosen
+
+
+def in_slice(name, seed, parts):
+    """Whether the test of this name is in the part that the seed chooses: one in `parts` is, the same everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]) % parts == 0
 
 
 def all_pairs(*sequences, allowed=lambda *case: True):

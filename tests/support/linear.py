@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from gdgpu.models import HuberRegression, LinearRegression, LogisticRegression, PoissonRegression, SoftmaxRegression
+from support.covering import usual
 from support.references import assert_same_bits
 
 DELTA, SCALE = 0.7, 1 / 255
@@ -19,6 +20,17 @@ MODELS = {
     "poisson": (PoissonRegression, 1),
 }
 X_DTYPES = {"float32": "float32", "float16": "float32", "uint8": "float32", "float64": "float64"}  # of X: of the model
+# Those whose kernels are compiled by default, the same in all tests: each model, each dtype of X, tiles of 1, 4 and 5.
+COMPILED = [
+    ("linear", "float16"),
+    ("linear-7", "float64"),
+    ("logistic", "float32"),
+    ("softmax-4", "float32"),
+    ("softmax-10", "float32"),
+    ("softmax-10", "uint8"),
+    ("huber", "float64"),
+    ("poisson", "float64"),
+]
 
 
 def made(kind, x_dtype="float32", B=40, D=20, seed=0):
@@ -31,6 +43,11 @@ def made(kind, x_dtype="float32", B=40, D=20, seed=0):
     X = rng.integers(0, 256, (B, D)) if x_dtype == "uint8" else rng.normal(size=(B, D))
     t = {"softmax": rng.integers(0, outputs, B), "logistic": rng.integers(0, 2, B), "poisson": rng.poisson(2, B)}
     return model, X.astype(x_dtype), t.get(kind.split("-")[0], rng.normal(size=(B, outputs)).astype(model.dtype))
+
+
+def compiled(cases):
+    """Of cases that begin with a model and a dtype of X, those of COMPILED; with --full, all of them."""
+    return usual(cases, [case for case in cases if case[:2] in COMPILED])
 
 
 def assert_same(actual, expected):
