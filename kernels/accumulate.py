@@ -109,7 +109,7 @@ def kernels(device, g_dtype, weighted=False):
     name = stem("accumulate", "weighted" if weighted else "", g_dtype)
     if device == "cpu":
         constants |= accessors({g_dtype}, sums) | {"TILE": CPU_TILE}
-        return module(name, device, CPU, {"sums": sums}, constants, cpu_tree.fold_and_root(g_dtype, weighted))
+        return module(name, device, CPU, {"sums": sums}, constants, cpu_tree.imports(g_dtype, weighted))
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype}, sums, lanes) | {
         "LANES": lanes,

@@ -180,7 +180,7 @@ def kernel(device, g_dtype):
             "BLOCK": CPU_VECTORS * vectors.lanes(sums),
         }
         constants |= {"load_vector": f"vectors.load({sums!r})", "store_vector": f"vectors.store({sums!r})"}
-        return module(name, device, CPU, parts, constants, cpu_tree.root(sums)).clipped
+        return module(name, device, CPU, parts, constants, cpu_tree.imports(sums, names=("root",))).clipped
     functions, constants = cuda_functions(g_dtype, clips=True)
     size = memory.itemsize(sums)
     together, count = 16 // size, _sums(size)

@@ -1,4 +1,4 @@
-"""The tree of tree.py on the CPU: its functions `fold` and `root`, in modules of their own that kernels import."""
+"""The tree of tree.py on the CPU: its functions `fold` and `root`, in a module for each dtype, which kernels import."""
 
 from functools import cache
 
@@ -51,7 +51,7 @@ def constants(sums):
 
 
 @cache
-def _fold(dtype, weighted):
+def _functions(dtype, weighted):
     sums, lines = memory.accumulator(dtype), ["step = stride * G_SIZE"]
     for rows in CPU_ROWS:
         lines += [f"while stop - first >= {rows}:", "    g0 = G + (first * stride + column) * G_SIZE"]
@@ -62,21 +62,11 @@ def _fold(dtype, weighted):
         for k in range(rows):
             total = sum_text(f"load_{dtype}(g{k}, j)", f"c{k}" if weighted else None, total)
         lines += ["    for j in range(width):", f"        store_sum(nodes, j, {total})", f"    first += {rows}"]
-    text = fold_text("shared(__name__, CACHING)", "\n".join(lines))
+    text = fold_text("shared(__name__, CACHING)", "\n".join(lines)) + ROOT
     named = constants(sums) | {"G_SIZE": memory.itemsize(dtype)} | accessors({dtype}, sums)
-    return module(stem("fold", "weighted" if weighted else "", dtype), "cpu", text, {}, named)
+    return module(stem("tree", "weighted" if weighted else "", dtype), "cpu", text, {}, named)
 
 
-@cache
-def _root(sums):
-    return module(stem("root", sums), "cpu", ROOT, {}, constants(sums) | accessors((), sums))
-
-
-def root(sums):
-    """What a kernel imports to make the root of sums of this dtype: `root`."""
-    return [(_root(sums), ("root",))]
-
-
-def fold_and_root(dtype, weighted=False):
-    """What a kernel imports to add up G of this dtype: `fold` and `root`."""
-    return [(_fold(dtype, weighted), ("fold",)), *root(memory.accumulator(dtype))]
+def imports(dtype, weighted=False, names=("fold", "root")):
+    """What a kernel imports to add up G of this dtype."""
+    return [(_functions(dtype, weighted), names)]

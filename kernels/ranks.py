@@ -336,7 +336,7 @@ def kernel(device, family, g_dtype, held=True):
             "count_rows": _count_rows(),
             "finish": _fill(FAMILIES[family][0], mean=MEAN),
         }
-        return module(name, device, CPU, parts, constants, cpu_tree.fold_and_root(sums)).between
+        return module(name, device, CPU, parts, constants, cpu_tree.imports(sums)).between
     if not SIMULATED:  # there are no methods of numbers in device code
         back, forth = ("int_as_float", "float_as_int") if size == 4 else ("longlong_as_double", "double_as_longlong")
         as_float, as_int = f"cuda.libdevice.{back}(int_type(bits))", f"np.int64(cuda.libdevice.{forth}(v))"

@@ -180,7 +180,7 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
     parts = {"rule": rule, "sums": sums, "finish": finish, "addresses": addresses, "hyper": hyper}
     if device == "cpu":
         constants |= accessors({g_dtype, *used}, sums)
-        return module(family, device, CPU, parts, constants, cpu_tree.fold_and_root(g_dtype, weighted)).reduce
+        return module(family, device, CPU, parts, constants, cpu_tree.imports(g_dtype, weighted)).reduce
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype, *used}, sums, lanes) | {
         "LANES": lanes,

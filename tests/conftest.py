@@ -129,5 +129,15 @@ def stub(tmp_path, monkeypatch):
     monkeypatch.setenv("GDGPU_STUB", str(path))
     for module in (gpu_stages, gpu_check, gpu_sweep):
         monkeypatch.setattr(module, "python", python)
-    monkeypatch.setattr("gpu_process.START", 4.0)
     return ask
+
+
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """hanging(seconds, …): from now on these have passed for gpu_process where a stub hangs, see gpu_clock.py."""
+    from support import gpu_clock
+
+    def hanging(*how, path=tmp_path / "asked.json.pid"):
+        monkeypatch.setattr("gpu_process.time", gpu_clock.ahead_of_what_hangs(path, *how))
+
+    return hanging

@@ -248,6 +248,21 @@ def test_without_a_gpu(environment, reason, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """here(*arguments): the same as command, in this process."""
+    monkeypatch.setattr(gpu_check.devices, "simulated", lambda: False)
+
+    def main(*arguments):
+        try:
+            status = gpu_check.main(list(map(str, arguments)))
+        except SystemExit as leaving:
+            status = leaving.code
+        return status, *capsys.readouterr()
+
+    return main
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -257,8 +272,8 @@ def test_without_a_gpu(environment, reason, tmp_path):
         (("--compile", "--peers", "torsh"), "peers: expected some of"),
     ],
 )
-def test_refused_before_anything_is_touched(arguments, said):
-    status, out, err = command(*arguments)
+def test_refused_before_anything_is_touched(arguments, said, here):
+    status, out, err = here(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1) and said in err
 
 
@@ -267,7 +282,7 @@ def test_table_needs_no_gpu(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", (["--minutes", "0"], ["--minutes", "nan"], ["--stages", "bit"], ["--minutes", "x"]))
-def test_wrong_arguments(wrong):
-    status, out, err = command(*wrong)
+def test_wrong_arguments(wrong, here):
+    status, out, err = here(*wrong)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert wrong[0] in err

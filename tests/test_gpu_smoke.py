@@ -7,6 +7,8 @@ import gpu_hazards
 import gpu_smoke
 import pytest
 
+from support.processes import forked
+
 CUPY = """
 import time
 from types import SimpleNamespace
@@ -88,64 +90,23 @@ cuda = SimpleNamespace(
 )
 """
 
-SCRIPT = """
+BEGINNING = """
 import sys
 sys.path[:0] = [{profiling!r}, {stub!r}]
-import gpu_hazards, gpu_smoke
+import cupy, gdgpu, gpu_hazards, gpu_smoke
 from gdgpu import devices
-devices.simulated, devices.why_no_device, devices.why_no_cuda = (lambda: {simulated}), (lambda: None), (lambda: None)
+import gdgpu.kernels.target
+devices.why_no_device = devices.why_no_cuda = lambda: None
 gpu_hazards.ROWS, gpu_hazards.TURNS = 1100, 2
 gpu_smoke.ROWS, gpu_smoke.SIZE, gpu_smoke.COUNTS, gpu_smoke.TALL, gpu_smoke.GIB = 1100, 300, (1, 2), (40, 5), 1 << 20
-{change}
-sys.exit(gpu_smoke.serve({names!r}, gpu_smoke.answer))
 """
-
-
-@pytest.fixture
-def smoke(tmp_path, python):
-    """smoke(names, change): what the checks say, in a process of their own."""
-    (tmp_path / "cupy").mkdir()
-    (tmp_path / "cupy" / "__init__.py").write_text(CUPY)
-
-    def run(names, change="", simulated=True, status=0):
-        folder = str(Path(gpu_smoke.__file__).parent)
-        script = SCRIPT.format(
-            profiling=folder, stub=str(tmp_path), simulated=simulated, change=change, names=list(names)
-        )
-        out = python(script, NUMBA_ENABLE_CUDASIM="1", GDGPU_DEVICE="cuda", status=status)
-        return {found["case"]: found for found in map(json.loads, out.splitlines())}
-
-    return run
-
-
-def test_the_bits_of_a_step_and_of_a_sum(smoke):
-    names = ("step_has_the_bits", "reduction_has_the_bits")
-    assert all(found.get("said", 0) is None for found in smoke(names).values())
-
-
+BITS = ("step_has_the_bits", "reduction_has_the_bits")
 HAZARDS = ("fences_over_many_launches", "thread_without_a_context", "counters_are_zero")  # others need streams
-
-
-def test_hazards_that_a_simulator_knows(smoke):
-    assert all(found.get("said", 0) is None for found in smoke(HAZARDS).values())
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "said"),
-    [
-        (
-            "fences_over_many_launches",
-            "gdgpu.reduce_samples = wrong",
-            "numbers have other",
-        ),
-        ("thread_without_a_context", "gdgpu.launches.Bound.__call__ = refuse", "as the first call of a thread"),
-        ("counters_are_zero", "buffers.Counters.get = counted", "counters are not 0"),
-    ],
-)
-def test_hazards_are_seen(name, change, said, smoke):
-    assert said in smoke([name], BREAKING + change, status=1)[name]["error"]
-
-
+SEEN = {  # what breaks a hazard's promise, and what it then says
+    "fences_over_many_launches": ("gdgpu.reduce_samples = wrong", "numbers have other"),
+    "thread_without_a_context": ("gdgpu.launches.Bound.__call__ = refuse", "as the first call of a thread"),
+    "counters_are_zero": ("buffers.Counters.get = counted", "counters are not 0"),
+}
 BREAKING = """
 import threading
 import gdgpu, gdgpu.launches
@@ -167,15 +128,57 @@ def counted(self, count):
 """
 
 
-@pytest.mark.parametrize("name", ("step_has_the_bits", "reduction_has_the_bits"))
+OTHER_BITS = "import numpy\ndevices.on_host = lambda array: numpy.nextafter(array, numpy.float32(9))"
+MACHINE = ("machine", "host_microseconds", "memory_gbs")
+SCRIPTS = {  # checks, and what is done before them
+    "bits": (BITS, ""),
+    "hazards": (HAZARDS, ""),
+    **{f"broken {name}": ([name], BREAKING + change) for name, (change, _) in SEEN.items()},
+    **{f"other {name}": ([name], OTHER_BITS) for name in BITS},
+    "machine": (MACHINE, "devices.simulated = lambda: False"),
+    "simulator": (["machine", "memory_gbs"], ""),
+}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """smoke(name of a script, status): what the checks say, in a process of their own that ends so."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "cupy").mkdir()
+    (folder / "cupy" / "__init__.py").write_text(CUPY)
+    beginning = BEGINNING.format(profiling=str(Path(gpu_smoke.__file__).parent), stub=str(folder))
+    scripts = {
+        name: f"{change}\nsys.exit(gpu_smoke.serve({list(names)!r}, gpu_smoke.answer))"
+        for name, (names, change) in SCRIPTS.items()
+    }
+    done = forked(beginning, scripts, folder, NUMBA_ENABLE_CUDASIM="1", GDGPU_DEVICE="cuda")
+
+    def said(name, status=0):
+        ended, out = done[name]
+        assert ended == status, out
+        return {found["case"]: found for found in map(json.loads, out.splitlines())}
+
+    return said
+
+
+@pytest.mark.parametrize(("script", "names"), [("bits", BITS), ("hazards", HAZARDS)])
+def test_bits_and_hazards_that_a_simulator_knows(script, names, smoke):
+    found = smoke(script)
+    assert list(found) == list(names) and all(check.get("said", 0) is None for check in found.values())
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_hazards_are_seen(name, smoke):
+    assert SEEN[name][1] in smoke(f"broken {name}", status=1)[name]["error"]
+
+
+@pytest.mark.parametrize("name", BITS)
 def test_other_bits_are_said(name, smoke):
-    change = "import numpy\ndevices.on_host = lambda array: numpy.nextafter(array, numpy.float32(9))"
-    assert "numbers have other bits" in smoke([name], change, status=1)[name]["error"]
+    assert "numbers have other bits" in smoke(f"other {name}", status=1)[name]["error"]
 
 
 def test_the_machine_and_its_speed(smoke):
-    names = ("machine", "host_microseconds", "memory_gbs")
-    found = smoke(names, simulated=False)
+    found = smoke("machine")
     assert found["machine"]["said"]["device"] == "Some GPU 9000"
     assert found["machine"]["said"]["properties"]["compute_capability"] == "9.0"
     assert {"python", "numpy", "numba"} <= found["machine"]["said"]["versions"].keys()
@@ -185,7 +188,7 @@ def test_the_machine_and_its_speed(smoke):
 
 
 def test_a_simulator_is_no_gpu(smoke):
-    found = smoke(["machine", "memory_gbs"], status=1)
+    found = smoke("simulator", status=1)
     assert found == {
         "machine": {
             "case": "machine",

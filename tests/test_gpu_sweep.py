@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import cases
 import gpu_prepare
+import gpu_process
 import numpy as np
 import pytest
 
@@ -145,11 +146,11 @@ LABELS = [gpu_variants.label(*pair) for pair in gpu_variants.pairs(["norms/65536
 
 
 @pytest.fixture
-def run(stub, tmp_path, capsys, monkeypatch):
+def run(stub, hanging, tmp_path, capsys, monkeypatch):
     """run(*options, **asked): (exit status, {label: row}, other lines) of a sweep over stubs, see gpu_stub.py."""
     monkeypatch.setattr(gpu_sweep.devices, "resolve", lambda device: None)
     monkeypatch.setattr(gpu_sweep.signal, "signal", lambda *_: None)
-    monkeypatch.setattr("gpu_process.LIMIT", 1.0)
+    hanging(gpu_process.LIMIT + 1)
     monkeypatch.delenv("GDGPU_CACHE_DIR", raising=False)
 
     def go(*options, **asked):
@@ -174,7 +175,7 @@ def test_a_line_for_each_variant_in_order_and_the_best_last(run, tmp_path):
     assert said[1].split() == [case, *variant.split(), *figures] and name in rows
     assert said[-3:] == [
         f"{LABELS[1]}: ValueError: does not fit",
-        f"{LABELS[4]}: cut after 1 s",
+        f"{LABELS[4]}: cut after 25 s",
         f"{LABELS[6]}: killed by SIGSEGV",
     ]
     assert [json.loads(line)["case"] for line in (tmp_path / "sweep.jsonl").read_text().splitlines()] == LABELS

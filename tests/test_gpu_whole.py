@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gpu_check
 import gpu_hazards
+import gpu_process
 import gpu_smoke
 import gpu_stages
 import gpu_variants
@@ -81,8 +82,8 @@ def test_everything_holds(check, capsys):
         ({"gpu_prepare.py": ["ImportError: no numba", 1]}, 3, "could not be looked through: ImportError: no numba"),
     ],
 )
-def test_it_stops_before_its_first_measurement(asked, status, said, check, capsys, monkeypatch):
-    monkeypatch.setattr("gpu_process.LIMIT", 1.0)
+def test_it_stops_before_its_first_measurement(asked, status, said, check, capsys, hanging):
+    hanging(gpu_process.LIMIT + 1)
     found, report = check(**asked)
     err = capsys.readouterr().err
     assert found == status and said in err and err.count("\n") == 1
@@ -133,19 +134,19 @@ def test_a_kernel_that_was_compiled_is_a_fault(check, capsys):
     assert "kernels compiled here, which should have been prepared: 1" in capsys.readouterr().out
 
 
-def test_what_fails_is_said_and_all_else_is_there(check, capsys, monkeypatch):
+def test_what_fails_is_said_and_all_else_is_there(check, capsys, hanging):
     """A hazard, a row that hangs, one that raises, a case of bits that dies, a sanitizer that is missing."""
-    monkeypatch.setattr("gpu_process.LIMIT", 1.0)
+    hanging(gpu_process.LIMIT + 1)
     bad = gpu_stages.NAMES_OF_BITS[3]
     asked = {CORE[1]: "hang", CORE[5]: {"error": "ValueError: no"}, bad: "die", "memcheck": ["Error: no device", 1]}
     status, report = check("--stages", "core", "bits", "rows", "proof", pinned_memory={"error": "no"}, **asked)
     out = capsys.readouterr().out
     assert status == 1
     errors = {row["case"]: row["error"] for row in report["rows"] if "error" in row}
-    assert errors == {CORE[1]: "cut after 1 s", CORE[5]: "ValueError: no"}
+    assert errors == {CORE[1]: "cut after 25 s", CORE[5]: "ValueError: no"}
     assert {case for case, said in report["bits"].items() if said != "equal"} == {bad}
     assert report["tests"]["passed"] == 1 and report["sanitizer"]["racecheck"]["findings"] == 0
-    for line in (f"{CORE[1]} float32: cut after 1 s", f"bits: different in {bad}", "memcheck: Error: no device"):
+    for line in (f"{CORE[1]} float32: cut after 25 s", f"bits: different in {bad}", "memcheck: Error: no device"):
         assert line in out
 
 

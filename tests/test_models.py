@@ -1,5 +1,6 @@
 """The models: errors written out by hand, finite differences, torch and scikit-learn are the references."""
 
+import itertools
 import math
 import warnings
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from gdgpu.models import HuberRegression, LinearRegression, LogisticRegression, PoissonRegression, SoftmaxRegression
+from support.covering import usual
 
 D, DELTA = 5, 0.7
 
@@ -41,7 +43,10 @@ MODELS = {
     "softmax": (lambda **how: SoftmaxRegression(D, 4, **how), classes, 4),
 }
 everywhere = pytest.mark.parametrize("kind", MODELS)
-both_floats = pytest.mark.parametrize("dtype", ["float32", "float64"])
+FLOATS = list(itertools.product(MODELS, ["float32", "float64"]))
+# By default float32 where tests of one_pass.py compile the same kernels.
+COMPILED = [case for case in FLOATS if case[1] == "float64" or case[0] in ("logistic", "softmax")]
+either_float = pytest.mark.parametrize(("kind", "dtype"), usual(FLOATS, COMPILED))
 TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 2e-6}, "float64": {"rtol": 1e-12, "atol": 1e-14}}
 
 
@@ -80,8 +85,7 @@ def mean_error(kind, params, X, t):
     return math.fsum(errors) / len(errors)
 
 
-@everywhere
-@both_floats
+@either_float
 def test_loss_is_the_mean_error(kind, dtype):
     model, X, t = made(kind, dtype=dtype)
     np.testing.assert_allclose(float(model.loss(X, t)), mean_error(kind, model.params, X, t), **TOLERANCE[dtype])
@@ -103,8 +107,7 @@ def test_gradient_is_the_slope_of_the_error(kind):
             assert grads[name][at] == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-6, abs=1e-8)
 
 
-@everywhere
-@both_floats
+@either_float
 def test_torch_agrees(kind, dtype):
     torch = pytest.importorskip("torch", reason="torch is the reference")
     functional = torch.nn.functional
@@ -150,8 +153,7 @@ def test_mean_of_the_samples_gradients_is_the_gradient(kind, B):
         np.testing.assert_allclose(G[name].mean(axis=0), grads[name], **TOLERANCE["float64"])
 
 
-@everywhere
-@both_floats
+@either_float
 def test_an_empty_batch_is_zero_without_a_warning(kind, dtype):
     model, X, t = made(kind, B=0, dtype=dtype)
     with warnings.catch_warnings():
@@ -178,7 +180,7 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize(("model", "weight", "bias", "t", "error", "residual"), LARGE)
+@pytest.mark.parametrize(("model", "weight", "bias", "t", "error", "residual"), usual(LARGE, LARGE[:6] + LARGE[7:]))
 def test_large_logits_neither_overflow_nor_warn(model, weight, bias, t, error, residual):
     model.params["weight"][...], model.params["bias"][...] = weight, bias
     with np.errstate(over="raise", invalid="raise", divide="raise"):
@@ -194,9 +196,13 @@ def test_small_probabilities_keep_their_digits():
     assert model.gradient([[0.0]], [0])[1]["bias"][0] == pytest.approx(math.exp(-30), rel=1e-6, abs=0)
 
 
-@everywhere
-@both_floats
-@pytest.mark.parametrize("given", ["float64", "float32", "float16", "int32", "uint8", "bool"])
+GIVEN = [(*case, given) for case in FLOATS for given in ("float64", "float32", "float16", "int32", "uint8", "bool")]
+AS_IT_IS = [case for case in GIVEN if case[1] == "float32" and case[2] in ("float16", "uint8")]  # not cast: own kernels
+CHOSEN = [case for case in GIVEN if case[:2] in COMPILED and case not in AS_IT_IS]
+CHOSEN += [("linear", "float32", "float16"), ("huber", "float32", "uint8")]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "given"), usual(GIVEN, CHOSEN))
 def test_arithmetic_stays_in_the_models_dtype(kind, dtype, given):
     model, X, t = made(kind, dtype=dtype)
     model.scale, X = 1.0, abs(X * 3).astype(given)  # scale: of bytes

@@ -54,16 +54,17 @@ print(json.dumps(sorted({f.__qualname__ for f in held if f.__code__.co_filename 
 
 @pytest.fixture
 def listened(python, tmp_path):
-    """listened(script, **environment): its output, in a process that has a stub of CuPy's NVTX."""
+    """listened(*scripts, **environment): what each prints, in one process that has a stub of CuPy's NVTX."""
     package = tmp_path / "cupy" / "cuda"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("class ndarray: pass\n")
     (package / "__init__.py").touch()
     (package / "nvtx.py").write_text(STUB)
 
-    def run(script, **environment):
+    def run(*scripts, **environment):
         quiet = {"GDGPU_DEVICE": None, "GDGPU_NVTX": None, "NVTX_INJECTION64_PATH": None, "NUMBA_ENABLE_CUDASIM": None}
-        return json.loads(python(START + script, **quiet | {"PYTHONPATH": str(tmp_path)} | environment))
+        out = python(START + "\n".join(scripts), **quiet | {"PYTHONPATH": str(tmp_path)} | environment)
+        return [json.loads(line) for line in out.splitlines()]
 
     return run
 
@@ -77,34 +78,28 @@ def recorded(calls):
     return "\n".join([*lines, "print(json.dumps(found))"])
 
 
+ORDER = f"from cupy.cuda import nvtx\nnvtx.events.clear(); {'; '.join(CALLS)}\nprint(json.dumps(nvtx.events))"
+SIGNATURE = (
+    "import inspect\nstep = gdgpu.SGD.step_samples\n"
+    "print(json.dumps([step.__name__, bool(step.__doc__), list(inspect.signature(step).parameters)]))"
+)
+
+
 @pytest.mark.parametrize("variable", ("GDGPU_NVTX", "NVTX_INJECTION64_PATH"))
-def test_every_call_is_a_range(variable, listened):
-    found = listened(recorded([*CALLS, *FAILING]), **{variable: "1"})
+def test_every_call_is_a_range_and_they_come_in_order(variable, listened):
+    found, in_order = listened(recorded([*CALLS, *FAILING]), ORDER, **{variable: "1"})
     expected = [[name, "pop"] for name in CALLS.values()] + [[name, "pop", "raised"] for name in FAILING.values()]
     assert found == expected
+    assert in_order == [event for name in CALLS.values() for event in (name, "pop")]
 
 
-def test_ranges_come_in_the_order_of_the_calls(listened):
-    script = f"from cupy.cuda import nvtx\nnvtx.events.clear(); {'; '.join(CALLS)}\nprint(json.dumps(nvtx.events))"
-    assert listened(script, GDGPU_NVTX="1") == [event for name in CALLS.values() for event in (name, "pop")]
-
-
-def test_functions_are_plain_when_nobody_listens(listened):
-    wrapped = listened(WRAPPED, GDGPU_NVTX="1")
+def test_functions_are_plain_when_nobody_listens_and_wrapped_ones_keep_their_names_and_signatures(listened):
+    wrapped, signature = listened(WRAPPED, SIGNATURE, GDGPU_NVTX="1")
     assert {name.removeprefix("gdgpu.") for name in CALLS.values()} <= {name.lstrip("_") for name in wrapped}
-    assert listened(WRAPPED) == []
-    assert listened(recorded(CALLS)) == [[]] * len(CALLS)
+    assert listened(WRAPPED, SIGNATURE, recorded(CALLS)) == [[], signature, [[]] * len(CALLS)]
 
 
 def test_without_cupy_functions_are_plain(listened, tmp_path):
     (tmp_path / "cupy" / "__init__.py").write_text("raise ImportError('no CuPy here')\n")
-    assert listened(WRAPPED, GDGPU_NVTX="1") == []
-    assert listened("optimizer.step(g)\nprint(json.dumps(w.tolist()))", GDGPU_NVTX="1") == [0.9] * 3
-
-
-def test_a_wrapped_function_keeps_its_name_and_signature(listened):
-    script = (
-        "import inspect\nstep = gdgpu.SGD.step_samples\n"
-        "print(json.dumps([step.__name__, bool(step.__doc__), list(inspect.signature(step).parameters)]))"
-    )
-    assert listened(script, GDGPU_NVTX="1") == listened(script)
+    step = "optimizer.step(g)\nprint(json.dumps(w.tolist()))"
+    assert listened(WRAPPED, step, GDGPU_NVTX="1") == [[], [0.9] * 3]

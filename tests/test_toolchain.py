@@ -7,6 +7,7 @@ import pytest
 
 from gdgpu import devices, info, machine_code_tools
 from gdgpu.kernels import toolchain, tree
+from support.processes import forked
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: install gdgpu[test]")
 pytestmark = pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
@@ -117,17 +118,27 @@ print(hasattr(numpy, "row_stack"), devices.why_no_kernels())
 """
 
 
-@pytest.fixture
-def run(python):
-    """run(script, **environment): the lines that it prints, where CUDA kernels are compiled."""
-    usual = {"NUMBA_ENABLE_CUDASIM": None, "GDGPU_FINGERPRINT": None}
-    return lambda script, **environment: python(script, **usual | environment).splitlines()
+SCRIPTS = {part: breaking + ASKED for part, (breaking, *_) in BROKEN.items()} | {
+    "lent": LENT,
+    "lent behind numba.cuda": "from numba import cuda\ncuda.jit(lambda at: None)\n" + LENT,
+    "there": "import numpy\nnumpy.row_stack = numpy.vstack\nfrom gdgpu.kernels import target\nprint(numpy.row_stack)",
+    "import fails": f"import numpy\ndel numpy.dstack\n{LATER}try: from gdgpu.kernels import target\n"
+    "except AttributeError as error: print(hasattr(numpy, 'row_stack'), error)",
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """{name: the lines that each of the scripts prints}, where CUDA kernels are compiled."""
+    folder, usual = tmp_path_factory.mktemp("said"), {"NUMBA_ENABLE_CUDASIM": None, "GDGPU_FINGERPRINT": None}
+    found = forked("import numpy, numba, cupy", SCRIPTS, folder, **usual)
+    return {name: out.splitlines() for name, (status, out) in found.items() if status == 0}
 
 
 @pytest.mark.parametrize("part", BROKEN)
-def test_a_broken_part_is_one_line_wherever_it_is_asked(part, run):
-    breaking, begins, ends = BROKEN[part]
-    *lines, carried = run(breaking + ASKED)
+def test_a_broken_part_is_one_line_wherever_it_is_asked(part, said):
+    _, begins, ends = BROKEN[part]
+    *lines, carried = said[part]
     assert set(lines) == {lines[0]} and lines[0].startswith(begins) and lines[0].endswith(ends), lines
     compiles = "numba-cuda" not in begins
     assert len(lines) == 4 + compiles  # a kernel's own compilation says it as well
@@ -166,21 +177,17 @@ def test_nothing_is_broken_here():
     assert devices.why_no_kernels() is None and toolchain.versions() == {"NVVM": NVVM, "nvJitLink": linker}
 
 
-@pytest.mark.parametrize("before", ("", "from numba import cuda\ncuda.jit(lambda at: None)\n"))
-def test_a_name_that_numpy_dropped_is_lent_for_the_import_alone(before, run):
-    assert run(before + LENT) == ["False None"]
+@pytest.mark.parametrize("script", ("lent", "lent behind numba.cuda"))
+def test_a_name_that_numpy_dropped_is_lent_for_the_import_alone(script, said):
+    assert said[script] == ["False None"]
 
 
-def test_a_name_that_numpy_has_stays(run):
-    script = "import numpy\nnumpy.row_stack = numpy.vstack\nfrom gdgpu.kernels import target\nprint(numpy.row_stack)"
-    assert run(script)[0].startswith("<function vstack")
+def test_a_name_that_numpy_has_stays(said):
+    assert said["there"][0].startswith("<function vstack")
 
 
-def test_a_lent_name_is_taken_back_from_an_import_that_fails(run):
-    assert run(
-        f"import numpy\ndel numpy.dstack\n{LATER}try: from gdgpu.kernels import target\n"
-        "except AttributeError as error: print(hasattr(numpy, 'row_stack'), error)"
-    ) == ["False module 'numpy' has no attribute 'dstack'"]
+def test_a_lent_name_is_taken_back_from_an_import_that_fails(said):
+    assert said["import fails"] == ["False module 'numpy' has no attribute 'dstack'"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvdisasm is a shell script")

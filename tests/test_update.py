@@ -9,9 +9,15 @@ from gdgpu.kernels import rules, update
 from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.rule import NORMS
 from support.bits import RULES, flags_of, special, unaligned
+from support.covering import usual
 from support.references import DTYPES, assert_same_bits, run_rule, sums_of
 
-COMBINATIONS = [(rule, flags, dtype) for rule in RULES for flags in flags_of(RULES[rule]) for dtype in DTYPES]
+FLAGS = {rule: flags_of(RULES[rule]) for rule in RULES}
+COMBINATIONS = [(rule, flags, dtype) for rule in RULES for flags in FLAGS[rule] for dtype in DTYPES]
+# Every rule with every flag, in dtypes that take turns.
+TURNS = [
+    (rule, flags, DTYPES[(i + j) % len(DTYPES)]) for i, rule in enumerate(RULES) for j, flags in enumerate(FLAGS[rule])
+]
 
 
 def label(value):
@@ -27,7 +33,7 @@ def launch(kernel, tensors, hyper):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(("rule", "flags", "dtype"), COMBINATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "flags", "dtype"), usual(COMBINATIONS, TURNS), ids=label)
 def test_a_plain_loop_over_the_rule(rule, flags, dtype):
     rule, sums = RULES[rule], sums_of(dtype)
     dtypes = (dtype, dtype, *[sums.name] * len(rule.state))
