@@ -8,6 +8,7 @@ import pytest
 
 import gdgpu
 from support.checks import refused
+from support.covering import usual
 from support.optimizers import schedule
 from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 from support.tolerances import TOLERANCE, close
@@ -96,8 +97,11 @@ def test_a_constant_gradient_moves_each_weight_by_lr(betas, dtype):
         close(w, -0.25 * t * np.sign(g), dtype)
 
 
-@pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize("dtype", DTYPES)
+WEIGHTED = [(dtype, weighted) for dtype in DTYPES for weighted in (False, True)]
+IN_TURN = [(dtype, k % 2 > 0) for k, dtype in enumerate(DTYPES)]  # test_fused.py has all of momentum's
+
+
+@pytest.mark.parametrize(("dtype", "weighted"), usual(WEIGHTED, IN_TURN))
 def test_step_samples_is_a_step_of_reduce_samples(dtype, weighted):
     G, weights = samples((5, 70, 41), dtype), samples((70,), "float64", 2) if weighted else None
     one = samples((41,), dtype, 1)

@@ -14,6 +14,7 @@ from gdgpu import fma as multiply_add
 from gdgpu.kernels import generate, rules, source
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.rules import Rule
+from support.covering import usual
 from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
 from support.update import apply
 
@@ -97,8 +98,14 @@ LITERALS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("function", LITERALS, ids=lambda f: f.__name__)
+TYPED = [(function, dtype) for function in LITERALS for dtype in DTYPES]
+# float32, and the other dtypes in turn
+SOME_TYPED = [
+    (function, dtype) for k, function in enumerate(LITERALS) for dtype in {"float32", DTYPES[k % len(DTYPES)]}
+]
+
+
+@pytest.mark.parametrize(("function", "dtype"), usual(TYPED, SOME_TYPED), ids=lambda x: getattr(x, "__name__", x))
 def test_literals_have_the_arrays_precision(function, dtype):
     w, g = samples((500,), dtype, 1), samples((500,), dtype, 2)
     w[0] = sums_of(dtype).type(0.1)  # where a comparison in float64 would differ
@@ -258,7 +265,23 @@ def test_an_edited_rule_is_compiled_anew(tmp_path, python):
     assert python(SCRIPT, tmp_path, **environment) == "[-2.0, -1.0, 0.0, 1.0] 1\n"
 
 
-@pytest.mark.parametrize("variable", ("GDGPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
+PLACES = "GDGPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME"
+
+
+@pytest.mark.parametrize("variable", PLACES)
+def test_a_place_that_cannot_be_written_is_none(tmp_path, monkeypatch, variable):
+    (tmp_path / "file").write_text("in the way")
+    for other in PLACES[:2]:
+        monkeypatch.delenv(other, raising=False)
+    for name in (variable, "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / "cache"))
+    if variable == "GDGPU_CACHE_DIR" or sys.platform != "win32":
+        assert generate.cache_directory() is None
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert generate.cache_directory().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("variable", usual(PLACES, PLACES[:1]))
 def test_without_a_place_to_write(tmp_path, python, variable):
     (tmp_path / "file").write_text("in the way")
     write_rule(tmp_path, "w + g")

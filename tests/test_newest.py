@@ -42,6 +42,7 @@ def families():
     return found | {"codes": next(row for row in ROWS if row.label == "momentum_codes.float32")}
 
 
+@pytest.mark.full  # test_machine_code.py compiles some of each family
 @pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
 def test_every_family_compiles_for_sm_90():
     rows = families()

@@ -1,7 +1,7 @@
 """gdgpu.rule: a user's own rule is an optimizer like the others, the same bits on every device.
 
 Run as a script it saves what its rules make of the same data, to hold another device against the CPU:
-GDGPU_DEVICE=cuda NUMBA_ENABLE_CUDASIM=1 python tests/test_own_rule.py FILE.npz
+GDGPU_DEVICE=cuda NUMBA_ENABLE_CUDASIM=1 python tests/test_own_rule.py FILE.npz [RULE/DTYPE …]
 """
 
 import importlib.util
@@ -17,8 +17,10 @@ import pytest
 
 import gdgpu
 from gdgpu import devices, machine_code
-from gdgpu.kernels import toolchain
+from gdgpu.kernels import catalogue, toolchain
+from support import covering
 from support.compiling import compiles
+from support.covering import cover, usual
 from support.own_rules import awkward, debiased, heavy_ball, plain
 from support.references import DTYPES, assert_same_bits, bits, run_rule, samples
 
@@ -59,16 +61,19 @@ def steps_and_batches(optimizer, hyper, dtype):
     return [*W, *(a for s in run.state_dict()["state"] for a in s.values())]
 
 
-def answers():
+TYPED = [(name, dtype) for name, (*_, dtypes) in OWN.items() for dtype in dtypes]
+
+
+def answers(typed):
+    """Of rules, each with a dtype."""
     return {
         f"{name}/{dtype}/{k}": bits(array)
-        for name, (optimizer, hyper, dtypes) in OWN.items()
-        for dtype in dtypes
-        for k, array in enumerate(steps_and_batches(optimizer, hyper, dtype))
+        for name, dtype in typed
+        for k, array in enumerate(steps_and_batches(*OWN[name][:2], dtype))
     }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", usual(DTYPES, ("bfloat16", "float32")))
 def test_it_has_the_bits_of_the_built_in_one(dtype):
     hyper = OWN["heavy_ball"][1]
     for own, built_in in zip(*(steps_and_batches(f, hyper, dtype) for f in (heavy_ball, gdgpu.Momentum)), strict=True):
@@ -103,9 +108,7 @@ def test_codes_of_too_many_states_are_refused():
         awkward(np.ones(3, np.float32), 0.1, state_dtype="uint8")
 
 
-@pytest.mark.parametrize("uphill", (False, True))
-@pytest.mark.parametrize("bounded", (False, True))
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@cover(dtype=("float32", "float64"), bounded=(False, True), uphill=(False, True))
 def test_it_computes_its_formula(dtype, bounded, uphill):
     w, hyper = samples((500,), dtype, 1, wide=False), {"lr": 0.02, "beta": 0.7, "eps": 1e-2}
     gradients = [samples((500,), dtype, k, wide=False) for k in range(2, 22)]
@@ -124,11 +127,13 @@ def test_it_computes_its_formula(dtype, bounded, uphill):
     not importlib.util.find_spec("numba_cuda"), reason="numba-cuda has the simulator: install gdgpu[test]"
 )
 def test_the_simulator_has_the_bits_of_the_cpu(tmp_path, python, monkeypatch):
-    python(__file__, tmp_path / "found.npz", NUMBA_ENABLE_CUDASIM="1", GDGPU_DEVICE="cuda")
+    typed = TYPED if covering.FULL else covering.some(TYPED, together=1)
+    asked = ["/".join(case) for case in typed]
+    python(__file__, tmp_path / "found.npz", *asked, NUMBA_ENABLE_CUDASIM="1", GDGPU_DEVICE="cuda")
     monkeypatch.delenv("GDGPU_DEVICE", raising=False)
     with np.load(tmp_path / "found.npz") as found:
         assert found["device"] == "cuda"
-        expected = answers()
+        expected = answers(typed)
         assert {*found} == {*expected, "device"}
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array, name)
@@ -222,14 +227,25 @@ def test_a_file_edited_after_the_decoration_changes_nothing(tmp_path):
     assert w.tolist() == [-0.5, -0.5]
 
 
+FLAGS = ("", "_bounded", "_uphill", "_bounded_uphill")
+KERNELS = {
+    "heavy_ball": {"heavy_ball", "reduce_update_heavy_ball"},
+    "debiased": {*(f"debiased{flags}" for flags in FLAGS), "advance_debiased", "reduce_update_debiased"},
+}
+
+
+def test_the_gate_lists_what_a_users_rule_is_made_into():
+    for name, kernels in KERNELS.items():
+        assert {row.name for row in catalogue.of_rule(OWN[name][0].rule)} >= kernels
+
+
 @compiles
-def test_the_gate_takes_a_users_rule():
-    figures = debiased.check(architectures=["sm_90"])
-    flags = ("", "_bounded", "_uphill", "_bounded_uphill")
-    kernels = {*(f"debiased{f}" for f in flags), "advance_debiased", "reduce_update_debiased"}
-    assert {f["kernel"] for f in figures} >= kernels
+@pytest.mark.parametrize("name", usual(KERNELS, ["heavy_ball"]))
+def test_the_gate_takes_a_users_rule(name):
+    figures = OWN[name][0].check(architectures=["sm_90"])
+    assert {f["kernel"] for f in figures} >= KERNELS[name]
     assert all(f["registers"] > 0 and f["findings"] == [] and f["arch"] == "sm_90" for f in figures)
-    (update,) = (f for f in figures if f["kernel"] == "debiased")
+    (update,) = (f for f in figures if f["kernel"] == name)
     assert update["load_bits"] == [128] and update["bytes_in_flight"] > 0
 
 
@@ -266,4 +282,5 @@ def test_the_example_beats_momentum_in_its_valley():
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], device=os.environ["GDGPU_DEVICE"], **answers())
+    asked = [tuple(each.split("/")) for each in sys.argv[2:]]
+    np.savez(sys.argv[1], device=os.environ["GDGPU_DEVICE"], **answers(asked or TYPED))

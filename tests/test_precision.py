@@ -9,15 +9,22 @@ from gdgpu.kernels.rules import RULES
 from support.arrays import arrays, copies
 from support.bits import unaligned
 from support.checks import refused
+from support.covering import usual
 from support.optimizers import OPTIMIZERS, make, rule_of, snapshot
 from support.quantised import rounded
 from support.references import assert_same_bits, dtype_of
+from support.skeletons import coded, one_of_each, skeleton
 
 SHAPES = ((300,), (7, 9), (), (0,))
 SIZES = ((1,), (255,), (256,), (257,), (5, 0), (65_536 + 3,))
 STATES = ("float32", "bfloat16", "uint8")
 CODED = [label for label in OPTIMIZERS if not rule_of(label).early]  # 8 bits are not for states of two phases
 STORED = [(label, d) for d in STATES[1:] for label in (CODED if d == "uint8" else OPTIMIZERS)]
+# Every skeleton: what rounds a state, and whether it is negative, depends on the states alone.
+FEW = one_of_each(skeleton)
+FEW_STORED = [(label, "bfloat16") for label in FEW] + [(label, "uint8") for label in one_of_each(coded, CODED)]
+MASTERS = [(label, "bfloat16") for label in OPTIMIZERS] + [("Momentum", "float16"), ("Adam", "float16")]
+FEW_MASTERS = [(label, dtype) for label, dtype in MASTERS if label in FEW and (label, dtype) != ("Adam", "bfloat16")]
 
 
 def states(optimizer):
@@ -34,9 +41,7 @@ def placed(shapes, seed):
 # Master weights
 
 
-@pytest.mark.parametrize(
-    ("label", "dtype"), [(label, "bfloat16") for label in OPTIMIZERS] + [("Momentum", "float16"), ("Adam", "float16")]
-)
+@pytest.mark.parametrize(("label", "dtype"), usual(MASTERS, FEW_MASTERS))
 def test_masters_are_float32_weights_and_params_their_image(label, dtype):
     params = arrays(SHAPES, [dtype] * len(SHAPES), 1)
     wide = [w.astype(np.float32) for w in params]
@@ -70,7 +75,7 @@ def test_masters_of_wide_params_are_refused(label, dtype):
 # State
 
 
-@pytest.mark.parametrize(("label", "state_dtype"), STORED)
+@pytest.mark.parametrize(("label", "state_dtype"), usual(STORED, FEW_STORED))
 def test_each_step_is_float32s_with_its_new_state_rounded(label, state_dtype):
     params = placed(SIZES, 1)
     expected = placed(SIZES, 1)
@@ -95,8 +100,11 @@ def test_each_step_is_float32s_with_its_new_state_rounded(label, state_dtype):
                 assert_same_bits(w, wanted)
 
 
-@pytest.mark.parametrize("rounding", ("nearest", "stochastic"))
-@pytest.mark.parametrize(("label", "state_dtype"), STORED)
+GOING_ON = [(*stored, rounding) for stored in STORED for rounding in ("nearest", "stochastic")]
+FEW_GOING_ON = [(*stored, ("nearest", "stochastic")[k % 2]) for k, stored in enumerate(FEW_STORED)]
+
+
+@pytest.mark.parametrize(("label", "state_dtype", "rounding"), usual(GOING_ON, FEW_GOING_ON))
 def test_state_goes_on_where_it_was(label, state_dtype, rounding):
     common = {"state_dtype": state_dtype, "rounding": rounding, "seed": 9}
     params = placed(SIZES[:-1], 1)

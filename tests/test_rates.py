@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gdgpu
+from support.covering import cover
 from support.references import DTYPES, dtype_of, samples, sums_of
 
 KAPPAS = (10, 100, 1000)
@@ -188,10 +189,7 @@ def summed(factors, gradients):
     return [sum(t) for t in terms], [sum(map(abs, t)) for t in terms]
 
 
-@pytest.mark.parametrize("schedule", RATES)
-@pytest.mark.parametrize("ahead", (False, True), ids=("plain", "nesterov"))
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@cover(dtype=DTYPES, form=FORMS, ahead=(False, True), schedule=RATES)
 def test_momentum_is_its_closed_form(dtype, form, ahead, schedule):
     """v_t = -sum_k momentum^k lr_{t-k} g_{t-k}, and w_t = w_0 + all moves, within the rounding of 50 steps.
 

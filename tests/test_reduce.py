@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import gdgpu
 from gdgpu.reduction import REDUCTIONS
+from support.covering import usual
 from support.layouts import LAYOUTS
 from support.references import DTYPES, assert_same_bits, dtype_of, error_bound, exact, samples, sums_of, tree
 
@@ -19,8 +20,14 @@ def weights_for(B, dtype="float64"):
     return np.random.default_rng(B).standard_normal(B).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("B", "P"), SIZES)
+def of_sizes(sizes, large):
+    """Every size with every dtype; by default those of more than so many elements with one, each size with another."""
+    cases = [(*size, DTYPES[(k + n) % 4], n == 0) for k, size in enumerate(sizes) for n in range(4)]
+    chosen = [case[:3] for case in cases if case[3] or case[0] * case[1] <= large]
+    return pytest.mark.parametrize(("B", "P", "dtype"), usual([case[:3] for case in cases], chosen))
+
+
+@of_sizes(SIZES, 500_000)
 def test_bits_of_the_tree(B, P, dtype):
     G = samples((B, P), dtype)
     for weights in (None, weights_for(B)):
@@ -29,8 +36,7 @@ def test_bits_of_the_tree(B, P, dtype):
             assert_same_bits(gdgpu.reduce_samples(G, weights, reduction), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("B", "P"), [s for s in SIZES if s[0] * s[1] <= 150_000])
+@of_sizes([s for s in SIZES if s[0] * s[1] <= 150_000], 90_000)
 def test_error_bound(B, P, dtype):
     G, sums = samples((B, P), dtype), sums_of(dtype)
     for weights in (None, weights_for(B, sums)):
@@ -70,8 +76,12 @@ def test_broadcast_rows(B, dtype):
     assert_same_bits(gdgpu.reduce_samples(repeated), tree(repeated))
 
 
-@pytest.mark.parametrize("threads", (1, 2, 3, 5))
-@pytest.mark.parametrize(("B", "P"), [(40, 9000), (1025, 127), (33000, 3), (4000, 1500), (1, 70_000)])
+SHARED = [(B, P, n) for B, P in ((40, 9000), (1025, 127), (33000, 3), (4000, 1500), (1, 70_000)) for n in (1, 2, 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("B", "P", "threads"), usual(SHARED, [case for case in SHARED if case[1] != 1500 or case[2] == 3])
+)
 def test_the_number_of_threads_changes_nothing(B, P, threads, use_threads):
     use_threads(threads)
     for dtype in ("float32", "bfloat16"):

@@ -6,8 +6,10 @@ import pytest
 import gdgpu
 from support.around import spoiled
 from support.arrays import arrays, copies
+from support.covering import usual
 from support.optimizers import OPTIMIZERS, make, snapshot
 from support.references import DTYPES, assert_same_bits, samples
+from support.skeletons import counting, one_of_each
 
 STEPS = 5
 SHAPES = ((300,), (7, 9), (1,), (0,), (1100,))
@@ -47,7 +49,7 @@ def compare(label, skipped, dtypes=FLOATS, lr=0.1, asked=(), bound=False, **comm
 
 @pytest.mark.parametrize("lr", (0.1, rate), ids=("constant", "function"))
 @pytest.mark.parametrize("at", (0, 2, STEPS - 1), ids=("first", "middle", "last"))
-@pytest.mark.parametrize("label", OPTIMIZERS)
+@pytest.mark.parametrize("label", usual(OPTIMIZERS, one_of_each(counting)))
 def test_the_first_a_middle_or_the_last(label, at, lr):
     compare(label, {at}, lr=lr)
 
@@ -59,12 +61,11 @@ def test_several(label, bound, skipped):
     compare(label, skipped, bound=bound, lr=rate)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    ({"zero_grads": True}, {"clip_norm": 1.0}, {"grad_scale": 3.0, "clip_value": 0.1, "zero_grads": True}),
-    ids=str,
-)
-@pytest.mark.parametrize("label", ("SGD", "Adam", "LAMB"))
+ASKED = {"zero_grads": True}, {"clip_norm": 1.0}, {"grad_scale": 3.0, "clip_value": 0.1, "zero_grads": True}
+WITH = [(label, asked) for label in ("Adam", "LAMB", "SGD") for asked in ASKED]
+
+
+@pytest.mark.parametrize(("label", "asked"), usual(WITH, WITH[::4]), ids=str)
 def test_with_what_else_a_step_does(label, asked):
     """Gradients are zeroed all the same; a norm that is not finite is gone by the next step."""
     compare(label, {0, 2}, asked=asked)
@@ -85,7 +86,7 @@ def test_however_state_is_kept(common):
     compare("Adam", {0, 3}, asked={"zero_grads": True}, **common)
 
 
-@pytest.mark.parametrize("label", ("Adam", "LAMB", "SGD-dampening"))
+@pytest.mark.parametrize("label", usual(("Adam", "LAMB", "SGD-dampening"), ("LAMB", "SGD-dampening")))
 def test_with_masters_in_16_bits(label):
     compare(label, {0, 3}, ["bfloat16", "float16", "bfloat16", "float16", "float16"], master=True, ema=0.5)
 
@@ -95,7 +96,7 @@ def test_every_dtype(dtype):
     compare("Adam", {0, 3}, [dtype] * len(SHAPES))
 
 
-@pytest.mark.parametrize("label", ("Adam", "SGD", "SGD-dampening", "LARS"))
+@pytest.mark.parametrize("label", usual(("Adam", "SGD", "SGD-dampening", "LARS"), ("Adam", "SGD-dampening")))
 def test_several_dtypes_are_one_step(label):
     compare(label, {0, 3}, ["float32", "bfloat16", "float64", "float16", "float64"], lr=rate)
 

@@ -23,9 +23,9 @@ X_DTYPES = {"float32": "float32", "float16": "float32", "uint8": "float32", "flo
 # Those whose kernels are compiled by default, the same in all tests: each model, each dtype of X, tiles of 1, 4 and 5.
 COMPILED = [
     ("linear", "float16"),
-    ("linear-7", "float64"),
+    ("linear-7", "float32"),
     ("logistic", "float32"),
-    ("softmax-4", "float32"),
+    ("softmax-4", "float64"),
     ("softmax-10", "float32"),
     ("softmax-10", "uint8"),
     ("huber", "float64"),

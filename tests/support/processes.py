@@ -44,7 +44,8 @@ def forked(beginning, scripts, folder, **environment):
     env = {k: v for k, v in (os.environ | environment).items() if v is not None}
     command = [sys.executable, "-c", FORKING, str(folder / "scripts.json")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    sys.stderr.write(done.stderr)  # which pytest shows where a test fails
+    assert done.returncode == 0
     return {name: tuple(said) for name, said in json.loads(done.stdout).items()}
 
 
