@@ -4,8 +4,9 @@
     findings = check(report, Limits(threads=1024))
 
 A kernel is good if nothing is spilled and no local memory used, nothing is computed in float64 unless meant, no atomic
-adds floats, nothing is contracted to a multiply-add but the rule's own fma, the main loop loads and stores 128 bits at
-a time, and enough threads fit on a multiprocessor to keep enough bytes in flight.
+adds floats, an arrival at a counter stands between fences, nothing is contracted to a multiply-add but the rule's own
+fma, the main loop loads and stores 128 bits at a time, and enough threads fit on a multiprocessor to keep enough bytes
+in flight.
 """
 
 import difflib
@@ -241,6 +242,8 @@ def _findings(report, limits):
         yield "float64 arithmetic", double
     if atomics := code.having(FLOAT_ATOMIC):
         yield "atomics of floats", atomics
+    if code.unfenced:
+        yield "an arrival with no fence before it, or none after", code.unfenced
     if report.contracted:
         yield "contracted, unlike with --fmad=false", report.contracted
     if limits.streams and report.code:

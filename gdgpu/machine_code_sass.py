@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 _LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+((?:@\S+\s+)?(\S+)\s*(.*?))\s*(?:\(\*.*\*\))?\s*;")
 _LABEL = re.compile(r"(\S+):\s*$")
@@ -16,6 +16,8 @@ FLOAT64 = re.compile(r"D(ADD|FMA|MMA|MNMX|MUL|SETP)\b|\S*\.F64\b|MUFU\.\w+64")
 LOCAL_MEMORY = re.compile(r"(LDL|STL)\b")
 # Shared memory has no atomics of floats: they compile to loops of compare-and-swap.
 FLOAT_ATOMIC = re.compile(r"(ATOM|RED)[GS]?\.\S*\b(BF16|F16|F32|F64|CAS)")
+ARRIVAL = re.compile(r"(ATOM|RED)G?\.")
+FENCE = re.compile(r"MEMBAR\.\S*\b(GPU|SYS)")
 MULTIPLY_ADD = re.compile(r"[DFH]FMA")
 
 
@@ -144,6 +146,13 @@ class Code:
     def having(self, pattern):
         """The instructions whose opcode begins like this."""
         return tuple(i for i in self.instructions if pattern.match(i.opcode))
+
+    @property
+    def unfenced(self):
+        """The atomics on memory, arrivals at a counter, that no fence comes before, or none after."""
+        steps = [i for i in self.instructions if ARRIVAL.match(i.opcode) or FENCE.match(i.opcode)]
+        runs = [tuple(run) for _, run in groupby(steps, lambda i: bool(FENCE.match(i.opcode)))]
+        return tuple(i for run in dict.fromkeys(runs[:1] + runs[-1:]) for i in run if ARRIVAL.match(i.opcode))
 
     @cached_property
     def loops(self):

@@ -11,7 +11,7 @@ from gdgpu import machine_code
 from gdgpu.kernels import rules, update
 from gdgpu.kernels.catalogue import DTYPES, ROWS
 from gdgpu.kernels.limits import Limits
-from gdgpu.machine_code_sass import FLOAT64
+from gdgpu.machine_code_sass import ARRIVAL, FLOAT64
 from support.compiling import compiles
 from support.covering import some, usual
 
@@ -88,7 +88,7 @@ def bad_kernel(body):
 
 def device_functions():
     """The bodies, by name; made where numba-cuda is at hand."""
-    from gdgpu.kernels.target import cuda, device, load, store
+    from gdgpu.kernels.target import add_atomic, cuda, device, load, store
 
     load4, store4, load1, store1 = load("float32", 4), store("float32", 4), load("float32"), store("float32")
     load64, tenth = load("float32", 64), np.float64(0.1)
@@ -141,6 +141,34 @@ def device_functions():
         cuda.atomic.add(held, 0, a[0])
         store4(w, i, (a[1], held[0], a[2], a[3]))
 
+    def arrival(w, g, before, after):
+        if before:
+            cuda.threadfence()
+        if add_atomic(g, np.int32(1)) == 3:
+            add_atomic(g, np.int32(-4))
+        if after:
+            cuda.threadfence()
+
+    arrive = device(arrival)
+
+    @device
+    def arrival_between_fences(w, g, i):
+        a = load4(w, i)
+        store4(w, i, (a[1], a[0], a[2], a[3]))
+        arrive(w, g, True, True)
+
+    @device
+    def no_fence_before(w, g, i):
+        a = load4(w, i)
+        store4(w, i, (a[1], a[0], a[2], a[3]))
+        arrive(w, g, False, True)
+
+    @device
+    def no_fence_after(w, g, i):
+        a = load4(w, i)
+        store4(w, i, (a[1], a[0], a[2], a[3]))
+        arrive(w, g, True, False)
+
     return {f.py_func.__name__: f for f in locals().values() if hasattr(f, "py_func")}
 
 
@@ -161,6 +189,12 @@ def test_a_good_kernel_has_no_findings():
     assert report.in_flight == 2048 * 32  # two vectors of 16 bytes
 
 
+@compiles
+def test_an_arrival_between_fences_is_no_finding():
+    report, found = findings("arrival_between_fences")
+    assert found == [] and report.code.having(ARRIVAL)
+
+
 BAD = {
     "float64_literal": (r"float64 arithmetic: /\*[0-9a-f]{4}\*/ .*\bD(FMA|MUL)\b", {}),
     "scalar_loads": (r"not 128 bits wide in the main loop: /\*[0-9a-f]{4}\*/ LDG\.E R", {}),
@@ -168,6 +202,8 @@ BAD = {
     "scalar_store": (r"not 128 bits wide in the main loop: /\*[0-9a-f]{4}\*/ STG\.E ", {}),
     "many_registers": (r"\d+ threads resident, fewer than 1024, bound by registers .*: /\*[0-9a-f]{4}\*/ ", {}),
     "much_shared_memory": (r"1280 .* than 2048, bound by shared memory .*44000 .*: /\*.* (STS|LDS)", {"threads": 2048}),
+    "no_fence_before": (r"no fence before it, or none after: /\*[0-9a-f]{4}\*/ .*(ATOM|RED)", {}),
+    "no_fence_after": (r"no fence before it, or none after: /\*[0-9a-f]{4}\*/ .*(ATOM|RED)", {}),
     "float_atomic": (r"atomics of floats: /\*[0-9a-f]{4}\*/ .*ATOMS\.CAST", {}),
 }
 
