@@ -376,27 +376,29 @@ import numpy as np
 from gdgpu.devices import on_host
 from gdgpu.models import MLP
 
-rng = np.random.default_rng(0)
-X, t = rng.normal(size=(9, 5)), rng.integers(0, 3, 9)
-found = {}
-for activation in ("relu", "tanh"):
-    model = MLP((5, 8, 4, 3), activation, device=sys.argv[2])
+def answers(device, activation):
+    rng, found = np.random.default_rng(0), {}
+    X, t = rng.normal(size=(9, 5)), rng.integers(0, 3, 9)
+    model = MLP((5, 8, 4, 3), activation, device=device)
     for max_norm in (None, 0.5):
-        found[f"{activation} loss {max_norm}"], grads = model.gradient(X, t, max_norm)
-        found |= {f"{activation} {name} {max_norm}": array for name, array in grads.items()}
-    found[f"{activation} norms"] = model.sample_norms(X, t)
-    found[f"{activation} answers"] = model.predict(X)
-np.savez(sys.argv[1], **{name: on_host(array) for name, array in found.items()})
+        found[f"loss {max_norm}"], grads = model.gradient(X, t, max_norm)
+        found |= {f"{name} {max_norm}": array for name, array in grads.items()}
+    found["norms"] = model.sample_norms(X, t)
+    found["answers"] = model.predict(X)
+    return {name: on_host(array) for name, array in found.items()}
 """
 
 
+@pytest.mark.parametrize("activation", usual(list(VARIANCES), ["relu"]))
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_other_devices_agree(environment, python, tmp_path):
+def test_other_devices_agree(environment, activation, python, tmp_path):
     pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install gdgpu[test]")
-    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
-    python(ANSWERS, here, "cpu")
-    python(ANSWERS, there, "cuda", **environment)
-    with np.load(here) as expected, np.load(there) as found:
+    here, there = {}, tmp_path / "there.npz"
+    save = "np.savez(sys.argv[1], **answers('cuda', sys.argv[2]))"
+    python(f"{ANSWERS}\n{save}", there, activation, **environment)
+    exec(ANSWERS, here)
+    expected = here["answers"]("cpu", activation)
+    with np.load(there) as found:
         assert sorted(found) == sorted(expected)
         for name, array in expected.items():
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)

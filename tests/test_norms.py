@@ -121,7 +121,7 @@ def rule_scalars(name, t):
 
 
 TWO_PHASES = [(rule.name, dtype) for rule in RULES.values() if rule.norm for dtype in DTYPES]
-IN_TURN = [case for case in TWO_PHASES if case[1] in {"lars": ("float16", "float64")}.get(case[0], ("bfloat16", "float32"))]
+IN_TURN = [("lars", "float16"), ("lamb", "bfloat16"), ("lamb", "float32"), ("lars", "float64")]
 
 
 @pytest.mark.parametrize(("name", "dtype"), usual(TWO_PHASES, IN_TURN))

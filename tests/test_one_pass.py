@@ -279,24 +279,24 @@ import numpy as np
 from gdgpu import models
 from gdgpu.devices import on_host
 
-path, device, cases = sys.argv[1:]
-rng, found = np.random.default_rng(0), {}
-for name, more, x_dtype, B, D, apart, max_norm in json.loads(cases):
-    dtype = "float64" if x_dtype == "float64" else "float32"
-    model = getattr(models, f"{name}Regression")(D, *more, scale=1 / 255, device=device, dtype=dtype)
-    xp, outputs = model.device.xp, model.n_outputs
-    for array in model.params.values():
-        array[...] = xp.asarray(rng.normal(size=array.shape) / 3)
-    t = {"softmax": rng.integers(0, outputs, B), "logistic": rng.integers(0, 2, B), "poisson": rng.poisson(2, B)}
-    t = t.get(model.name, rng.normal(size=(B, outputs)))
-    X = rng.integers(0, 256, (B, D)) if x_dtype == "uint8" else rng.normal(size=(B, D))
-    X = xp.asarray(np.repeat(X, 2, axis=0).astype(x_dtype))[::2] if apart else xp.asarray(X.astype(x_dtype))
-    case = f"{dtype} {name} {more} {x_dtype} {B} {D} {max_norm}"
-    found[f"{case} loss"], grads = model.gradient(X, t, max_norm)
-    found |= {f"{case} {of}": array for of, array in grads.items()}
-    if max_norm is not None:
-        found[f"{case} norms"] = model.sample_norms(X, t)
-np.savez(path, **{name: on_host(array) for name, array in found.items()})
+def answers(device, cases):
+    rng, found = np.random.default_rng(0), {}
+    for name, more, x_dtype, B, D, apart, max_norm in cases:
+        dtype = "float64" if x_dtype == "float64" else "float32"
+        model = getattr(models, f"{name}Regression")(D, *more, scale=1 / 255, device=device, dtype=dtype)
+        xp, outputs = model.device.xp, model.n_outputs
+        for array in model.params.values():
+            array[...] = xp.asarray(rng.normal(size=array.shape) / 3)
+        t = {"softmax": rng.integers(0, outputs, B), "logistic": rng.integers(0, 2, B), "poisson": rng.poisson(2, B)}
+        t = t.get(model.name, rng.normal(size=(B, outputs)))
+        X = rng.integers(0, 256, (B, D)) if x_dtype == "uint8" else rng.normal(size=(B, D))
+        X = xp.asarray(np.repeat(X, 2, axis=0).astype(x_dtype))[::2] if apart else xp.asarray(X.astype(x_dtype))
+        case = f"{dtype} {name} {more} {x_dtype} {B} {D} {max_norm}"
+        found[f"{case} loss"], grads = model.gradient(X, t, max_norm)
+        found |= {f"{case} {of}": array for of, array in grads.items()}
+        if max_norm is not None:
+            found[f"{case} norms"] = model.sample_norms(X, t)
+    return {name: on_host(array) for name, array in found.items()}
 """
 
 
@@ -304,10 +304,12 @@ np.savez(path, **{name: on_host(array) for name, array in found.items()})
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_other_devices_agree(environment, part, python, tmp_path):
     pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator: install gdgpu[test]")
-    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
-    python(ANSWERS, here, "cpu", json.dumps(PARTS[part]))
-    python(ANSWERS, there, "cuda", json.dumps(PARTS[part]), **environment)
-    with np.load(here) as expected, np.load(there) as found:
+    here, there, cases = {}, tmp_path / "there.npz", json.dumps(PARTS[part])
+    save = "np.savez(sys.argv[1], **answers('cuda', json.loads(sys.argv[2])))"
+    python(f"{ANSWERS}\n{save}", there, cases, **environment)
+    exec(ANSWERS, here)
+    expected = here["answers"]("cpu", json.loads(cases))
+    with np.load(there) as found:
         assert sorted(found) == sorted(expected)
         for name, array in expected.items():
             rtol, atol = (1e-12, 1e-13) if name.startswith("float64") else (2e-5, 2e-6)

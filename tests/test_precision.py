@@ -13,7 +13,7 @@ from support.covering import usual
 from support.optimizers import OPTIMIZERS, make, rule_of, snapshot
 from support.quantised import rounded
 from support.references import assert_same_bits, dtype_of
-from support.skeletons import coded, one_of_each, skeleton
+from support.skeletons import coded_skeleton, one_of_each, skeleton
 
 SHAPES = ((300,), (7, 9), (), (0,))
 SIZES = ((1,), (255,), (256,), (257,), (5, 0), (65_536 + 3,))
@@ -22,7 +22,7 @@ CODED = [label for label in OPTIMIZERS if not rule_of(label).early]  # 8 bits ar
 STORED = [(label, d) for d in STATES[1:] for label in (CODED if d == "uint8" else OPTIMIZERS)]
 # Every skeleton: what rounds a state, and whether it is negative, depends on the states alone.
 FEW = one_of_each(skeleton)
-FEW_STORED = [(label, "bfloat16") for label in FEW] + [(label, "uint8") for label in one_of_each(coded, CODED)]
+FEW_STORED = [(label, "bfloat16") for label in FEW] + [(label, "uint8") for label in one_of_each(coded_skeleton, CODED)]
 MASTERS = [(label, "bfloat16") for label in OPTIMIZERS] + [("Momentum", "float16"), ("Adam", "float16")]
 FEW_MASTERS = [(label, dtype) for label, dtype in MASTERS if label in FEW and (label, dtype) != ("Adam", "bfloat16")]
 
