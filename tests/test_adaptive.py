@@ -39,8 +39,8 @@ def hyperparameters(name, seed):
 
 
 DRAWN = [(name, seed, dtype) for name in TORCHS for seed in range(5) for dtype in LIMITS]
-# In float32 the defaults, which others compile too.
-FEW_DRAWN = [(name, seed, dtype) for name, seed, dtype in DRAWN if dtype == "float64" or seed == 0]
+# In float32 the defaults, which others compile too; in float64 those, and what brings every rule.
+FEW_DRAWN = [(name, seed, dtype) for name, seed, dtype in DRAWN if seed == 0 or (dtype == "float64" and seed > 1)]
 
 
 @pytest.mark.parametrize(("name", "seed", "dtype"), usual(DRAWN, FEW_DRAWN))

@@ -11,7 +11,6 @@ from support.optimizers import make
 from support.references import assert_same_bits, dtype_of, samples
 from support.tolerances import TOLERANCE, close
 
-
 CASES = [(label, dtype, decay) for label in ("SGD", "Adam", "LAMB") for dtype in TOLERANCE for decay in (0, 0.5, 0.99)]
 FEW = [case for case in CASES if case[:2] != ("LAMB", "float64")]
 

@@ -7,6 +7,7 @@ rule and every skeleton, and each pair of what they are made for.
 import ast
 import itertools
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -62,11 +63,13 @@ def skeleton(text, rule):
     return re.sub(r"(h_ema_\w+ = load_sum\(hyper_at, )(\d+)", lambda line: f"{line[1]}{int(line[2]) - count}", text)
 
 
+@cache
 def updates():
-    """(dtypes of w and g, kept, dtype of state, options) of updates: all pairs, with --full all of them."""
+    """(dtypes of w and g, kept, dtype of state, options): all dtypes, and all pairs of these; with --full all threes."""
     values = W_AND_G, KEPT, STORED, *[(False, True)] * len(OPTIONS)
-    for dtypes, kept, stored, *on in (itertools.product if covering.FULL else covering.all_pairs)(*values):
-        yield dtypes, kept, stored, tuple(itertools.compress(OPTIONS, on))
+    chosen = covering.some(list(itertools.product(*values)), together=3 if covering.FULL else 2)
+    mixed = [(*case[:3], tuple(itertools.compress(OPTIONS, case[3:]))) for case in chosen]
+    return [(dtypes, (), None, ()) for dtypes in W_AND_G] + mixed
 
 
 def held(rule, dtypes, kept, stored):
