@@ -212,7 +212,8 @@ def tests(record, end):
             return
         record.put("tests", dict(found))
 
-    command = python("-m", "pytest", "-v", "-rfE", "--color=no", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts=", GPU_TESTS)
+    options = "-v", "-rfE", "--color=no", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="  # in one process
+    command = python("-m", "pytest", *options, GPU_TESTS)
     done = run(command, end - time.monotonic(), {"COLUMNS": "1000"}, heard)
     note = done.why if done.cut is not None or done.status not in (0, 1) else None
     record.put("tests", found | ({"note": note} if note else {}))

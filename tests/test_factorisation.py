@@ -65,7 +65,7 @@ def skeleton(text, rule):
 
 @cache
 def updates():
-    """(dtypes of w and g, kept, dtype of state, options): all dtypes, and all pairs of these; with --full all threes."""
+    """(dtypes of w and g, kept, dtype of state, options): all dtypes, and all pairs; with --full all threes."""
     values = W_AND_G, KEPT, STORED, *[(False, True)] * len(OPTIONS)
     chosen = covering.some(list(itertools.product(*values)), together=3 if covering.FULL else 2)
     mixed = [(*case[:3], tuple(itertools.compress(OPTIONS, case[3:]))) for case in chosen]
