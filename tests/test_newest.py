@@ -36,17 +36,25 @@ def families():
     """A float32 kernel of each, by the module that it is generated from, and one that stores codes."""
     from gdgpu.kernels.catalogue import ROWS
 
-    found = {}
-    for row in (row for row in ROWS if row.dtype == "float32"):
-        found.setdefault(row.kernel.function.__module__.rpartition(".")[2].partition("_")[0], row)
-    return found | {"codes": next(row for row in ROWS if row.label == "momentum_codes.float32")}
+    return {row.family: row for row in reversed(ROWS) if row.dtype == "float32"}
 
 
 @pytest.mark.full  # test_machine_code.py compiles some of each family
 @pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
 def test_every_family_compiles_for_sm_90():
     rows = families()
-    assert {"update", "advance", "norms", "reduce", "fused", "accumulate", "clipped", "moments", "one"} <= set(rows)
+    assert {
+        "update",
+        "advance",
+        "norms",
+        "reduce",
+        "fused",
+        "accumulate",
+        "clipped",
+        "moments",
+        "one_pass",
+        "coded",
+    } <= set(rows)
     for row in rows.values():
         code, said = row.kernel.link((9, 0))
         assert struct.unpack_from("<H", code, 18) == (CUDA,), row.label
@@ -54,6 +62,7 @@ def test_every_family_compiles_for_sm_90():
         assert "sm_90" in said and "Used" in said, row.label
 
 
+@pytest.mark.full  # test_bits.py has more cases
 def test_the_simulator_has_the_bits_of_the_cpu(python, tmp_path, request):
     files = [tmp_path / "cpu.npz", tmp_path / "simulator.npz"]
     for file, device, simulated in zip(files, ("cpu", "cuda"), ("0", "1"), strict=True):
