@@ -38,7 +38,7 @@ def run_factors(dtype, rows):
 def cases():
     for name, dtype, squares in itertools.product(layers.KERNELS, ("float32", "float64"), (False, True)):
         if (name, dtype) != ("tanh", "float64"):
-            for rows, columns in ((5, 12), (3, 131), (1, 260)):
+            for rows, columns in ((5, 12), (3, 131), (1, 260), (2, 14)):
                 case = name, dtype, squares, rows, columns
                 yield f"layer/{'/'.join(map(str, case))}", run_layer, case
             yield f"layer/{name}/{dtype}/{squares}/unaligned", run_layer, (name, dtype, squares, 5, 12, unaligned)
