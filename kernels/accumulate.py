@@ -12,7 +12,7 @@ from . import cpu_tree, memory, threads, tree
 from .limits import Limits
 from .plan import CPU_TILE
 from .text import accessors, lanes_of, module, stem
-from .tree import BLOCK, RADIX, SHIFT, levels
+from .tree import BLOCK, levels
 
 LIMITS = Limits(threads=512)
 COLLECT_LIMITS = Limits(threads=1024, streams=False)
@@ -100,12 +100,7 @@ cuda.syncthreads()
 def kernels(device, g_dtype, weighted=False):
     """The module with the kernels `add` (a piece of G, of g_dtype) and `collect` (the root, times scale)."""
     sums = memory.accumulator(g_dtype)
-    constants = {
-        "RADIX": RADIX,
-        "SHIFT": SHIFT,
-        "SIZE": memory.itemsize(sums),
-        "zero": f"np.{sums}(0)",
-    }
+    constants = tree.constants(sums)
     name = stem("accumulate", "weighted" if weighted else "", g_dtype)
     if device == "cpu":
         constants |= accessors({g_dtype}, sums) | {"TILE": CPU_TILE}

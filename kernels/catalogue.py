@@ -146,11 +146,11 @@ def _accumulate(weighted, suffix):
 
 def _statistics():
     yield from _rows("moments", "moments", moments.LIMITS, lambda dtype: moments.kernels("cuda", dtype).fold)
-    for name, limits, build in (
-        ("moments_merge", moments.MERGE_LIMITS, lambda dtype: moments.kernels("cuda", dtype).merge),
-        ("noise", noise.LIMITS, lambda dtype: noise.kernels("cuda", dtype).norms),
+    for family, name, limits, build in (
+        ("moments", "moments_merge", moments.MERGE_LIMITS, lambda dtype: moments.kernels("cuda", dtype).merge),
+        ("noise", "noise", noise.LIMITS, lambda dtype: noise.kernels("cuda", dtype).norms),
     ):
-        yield from _rows(name.partition("_")[0], name, limits, build, ("float32", "float64"))
+        yield from _rows(family, name, limits, build, ("float32", "float64"))
     for family, held in itertools.product(ranks.FAMILIES, (True, False)):
         build = partial(ranks.kernel, "cuda", family, held=held)
         yield from _rows("ranks", f"{family}{'' if held else '_again'}", ranks.LIMITS, build)

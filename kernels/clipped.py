@@ -16,6 +16,7 @@ from .norm_tree import CHUNK, WIDTH, Tree
 from .sample_norms import CUDA_HALVE, add_lanes, cpu_functions, cuda_functions, tree_row
 from .text import module, stem
 from .tree import BLOCK, RADIX, levels
+from .tree import constants as tree_constants
 
 LIMITS = Limits(threads=1024)
 RESIDENT = 1024  # threads, which bounds the registers
@@ -41,11 +42,7 @@ def clipped(table, tensors, width, job, rows, segment, group, weights, most, scr
     for item in range(first, last):
         start = item * segment
         stop = min(rows, start + segment)
-        depth = 1
-        full = RADIX
-        while stop - start > full:
-            depth += 1
-            full *= RADIX
+        $depth
         factors = nodes + depth * width * SIZE
         for j in range(depth * width):
             store_sum(nodes, j, zero)
@@ -174,7 +171,8 @@ def kernel(device, g_dtype):
     if device == "cpu":
         functions, constants = cpu_functions(g_dtype, clips=True)
         parts = {"functions": functions, "fold": cpu_tree.fold_text("device", _add_rows(sums)), "sums": sums}
-        constants |= cpu_tree.constants(sums) | {
+        parts["depth"] = cpu_tree.depth_text("stop - start")
+        constants |= tree_constants(sums) | {
             "ROW_BYTES": 8 * 4,
             "LANES": vectors.lanes(sums),
             "BLOCK": CPU_VECTORS * vectors.lanes(sums),

@@ -4,7 +4,7 @@ from functools import cache
 
 from . import generate, memory
 from .text import accessors, module, stem
-from .tree import CPU_ROWS, RADIX, SHIFT, sum_text
+from .tree import CPU_ROWS, constants, sum_text
 
 FOLD = """
 @$decorator
@@ -40,14 +40,23 @@ def root(sums, nodes, pitch, width, depth):
 """
 
 
+DEPTH = """
+depth = 1
+full = RADIX
+while $rows > full:
+    depth += 1
+    full *= RADIX
+"""
+
+
+def depth_text(rows):
+    """The lines that find how many levels the tree of so many rows has: `depth`."""
+    return generate.fill(DEPTH.strip(), rows=rows).rstrip()
+
+
 def fold_text(decorator, add_rows):
     """The function `fold`; add_rows: the lines that add rows first … stop-1 to the sums of level 0."""
     return generate.fill(FOLD, decorator=decorator, add_rows=add_rows)
-
-
-def constants(sums):
-    """Those of `fold` and `root`, of sums of this dtype."""
-    return {"RADIX": RADIX, "SHIFT": SHIFT, "SIZE": memory.itemsize(sums), "zero": f"np.{sums}(0)"}
 
 
 @cache

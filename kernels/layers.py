@@ -193,7 +193,6 @@ def kernel(device, name, dtype, squares=False):
     read_y = f"load_sum(y, {index})" if index else "y_value"
     lanes = lanes_of({dtype})
     constants = accessors({dtype}, dtype, None if device == "cpu" else lanes) | _numbers(dtype)
-
     parts = {"tanh": TANH[dtype] if name == "tanh" else "", "value": row.value}
     parts["before"] = "" if index else f"y_value = {'load_sum(y, row)' if row.y == 'row' else 'zero'}"
     if device == "cpu":

@@ -132,11 +132,7 @@ reach(values, tile, rows, width, highs, counts)
 for j in range(width):
     store_sum(floats, j, after(load_sum(lows, j)))
 reach(values, tile, rows, width, floats, reached)
-depth = 1
-full = RADIX
-while rows > full:
-    depth += 1
-    full *= RADIX
+$depth
 for level in range(depth):
     for j in range(width):
         store_sum(nodes, level * tile + j, zero)
@@ -334,7 +330,7 @@ def kernel(device, family, g_dtype, held=True):
             "sums": sums,
             "keys": _fill(KEYS, as_float=as_float, as_int=as_int),
             "count_rows": _count_rows(),
-            "finish": _fill(FAMILIES[family][0], mean=MEAN),
+            "finish": _fill(FAMILIES[family][0], mean=MEAN, depth=cpu_tree.depth_text("rows")),
         }
         return module(name, device, CPU, parts, constants, cpu_tree.imports(sums)).between
     if not SIMULATED:  # there are no methods of numbers in device code

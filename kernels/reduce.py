@@ -11,7 +11,7 @@ from functools import cache
 from . import cpu_tree, memory, tree
 from .limits import Limits
 from .text import accessors, lanes_of, module, stem
-from .tree import CUDA_SHARED, RADIX, SEGMENT, SHIFT
+from .tree import CUDA_SHARED, SEGMENT
 
 FIXED = 6  # columns of the table before the addresses that `$finish` needs
 LIMITS = Limits(threads=768)
@@ -30,11 +30,7 @@ def reduce(table, items, weights, rows, segment, tile, scale, scratch, first, la
         width = min(tile, load_int64(row, 0) - column)
         start = piece * segment
         stop = min(rows, start + segment)
-        depth = 1
-        full = RADIX
-        while stop - start > full:
-            depth += 1
-            full *= RADIX
+        $depth
         for j in range(depth * tile):
             store_sum(scratch, j, zero)
         fold(scratch, tile, load_int64(row, 1), load_int64(row, 2), column, width, weights, 0, start, stop)
@@ -170,16 +166,13 @@ cuda.syncthreads()
 def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rule="", constants=(), used=()):
     """The kernel that folds G of g_dtype and hands each root to the lines of `finish`, as `total`."""
     sums = memory.accumulator(g_dtype)
+    constants = dict(constants) | tree.constants(sums)
     # columns of the table: what the reduction needs, then the addresses that `finish` needs
-    constants = dict(constants) | {
-        "RADIX": RADIX,
-        "SIZE": memory.itemsize(sums),
-        "ROW_BYTES": 8 * (FIXED + max(1, addresses.count("\n") + 1)),
-        "zero": f"np.{sums}(0)",
-    }
+    constants["ROW_BYTES"] = 8 * (FIXED + max(1, addresses.count("\n") + 1))
     parts = {"rule": rule, "sums": sums, "finish": finish, "addresses": addresses, "hyper": hyper}
     if device == "cpu":
         constants |= accessors({g_dtype, *used}, sums)
+        parts["depth"] = cpu_tree.depth_text("stop - start")
         return module(family, device, CPU, parts, constants, cpu_tree.imports(g_dtype, weighted)).reduce
     lanes = lanes_of({g_dtype})
     constants |= accessors({g_dtype, *used}, sums, lanes) | {
@@ -187,7 +180,6 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
         "RESIDENT": RESIDENT[sums],
         "SHARED": CUDA_SHARED // memory.itemsize(sums),
         "SEGMENT": SEGMENT,
-        "SHIFT": SHIFT,
         "G_SIZE": memory.itemsize(g_dtype),
         "sum_type": f"np.{sums}",
     }

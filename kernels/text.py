@@ -3,9 +3,7 @@
 from . import generate, memory
 from .fields import held_as
 
-_NAMES = ("coded", "device", "fma", "jit", "load", "math", "maximum", "minimum", "sign", "sqrt", "store")
-CPU_NAMES = (*_NAMES, "min", "shared", "vectors")
-CUDA_NAMES = (*_NAMES, "add_atomic", "cuda")
+HOMES = {"cpu": "gdgpu.kernels.cpu", "cuda": "gdgpu.kernels.target"}
 
 
 def accessors(dtypes, sums, lanes=None):
@@ -31,6 +29,5 @@ def stem(family, *parts):
 
 def module(name, device, skeleton, parts, constants, imports=()):
     """Fill the skeleton and load it for "cpu" or "cuda". imports: generated modules and names, see generate.load."""
-    home, names = {"cpu": ("gdgpu.kernels.cpu", CPU_NAMES), "cuda": ("gdgpu.kernels.target", CUDA_NAMES)}[device]
     constants = constants | {"NAME": repr(name)}
-    return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, home, names, imports)
+    return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, HOMES[device], imports)

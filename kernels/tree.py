@@ -7,6 +7,8 @@ With weights a leaf is acc = fma(c_n, G[n, j], acc).
 
 import os
 
+from . import memory
+
 RADIX = 32
 SHIFT = RADIX.bit_length() - 1
 SEGMENT = RADIX * RADIX  # rows that a CUDA block, or a CPU item where rows are split, folds by itself
@@ -24,6 +26,11 @@ def levels(rows):
     while rows > RADIX:
         rows, count = -(-rows // RADIX), count + 1
     return count
+
+
+def constants(sums):
+    """Those of a module whose kernels go over the tree's levels, of sums of this dtype."""
+    return {"RADIX": RADIX, "SHIFT": SHIFT, "SIZE": memory.itemsize(sums), "zero": f"np.{sums}(0)"}
 
 
 def sum_text(value, weight, before):

@@ -54,11 +54,12 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """Ctrl-C reaches the tests and the processes that they start, also where a shell has us ignore it, as for jobs."""
-    usual = signal.getsignal(signal.SIGINT)
-    if usual == signal.SIG_IGN:
+    is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if is_ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, usual)
+    if is_ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -32,7 +32,7 @@ def test_a_kernel_is_named_after_what_it_imports(monkeypatch):
     for text in (cpu_tree.FOLD, cpu_tree.FOLD + "# edited\n", cpu_tree.FOLD):
         monkeypatch.setattr(cpu_tree, "FOLD", text)
         imported = [(cpu_tree._functions.__wrapped__("float32", False), ("fold",))]
-        names.add(generate.load("kernel", "", {}, "gdgpu.kernels.cpu", ("jit",), imported).__name__)
+        names.add(generate.load("kernel", "", {}, "gdgpu.kernels.cpu", imported).__name__)
     assert len(names) == 2
 
 

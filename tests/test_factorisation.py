@@ -17,7 +17,7 @@ from gdgpu.kernels.catalogue import DTYPES, flags_of
 from gdgpu.kernels.fields import OPTIONS
 from gdgpu.kernels.memory import accumulator
 from gdgpu.kernels.rule import keeping
-from support import covering
+from support import covering, skeletons
 
 # The functions of a rule and of its first phase, and that of a loss.
 OWN = re.compile(r"@device\ndef (?:rule|norm|residuals)\(.*?(?=\n\n|\Z)", re.DOTALL)
@@ -96,10 +96,10 @@ def built(rule, flags):
 
 
 def groups():
-    """The rules, by what their skeletons depend on: phases, the number of states, and which of them are new early."""
+    """The rules that have one skeleton, by their names."""
     found = {}
     for rule in rules.RULES.values():
-        found.setdefault((bool(rule.norm), *(name in rule.early for name in rule.state)), []).append(rule)
+        found.setdefault(skeletons.skeleton(rule), []).append(rule)
     return {"+".join(rule.name for rule in group): group for group in found.values()}
 
 

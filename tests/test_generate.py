@@ -208,7 +208,7 @@ def test_every_rule_of_the_table_returns_what_it_says():
 def test_what_numba_cannot_compile_is_said_in_a_line(body, message):
     text = f'@jit(False, "float32(float32)")\ndef f(x):\n    {body}\n'
     with pytest.raises(TypeError, match=rf"\Abad_\w+: numba cannot compile it: {message}\Z"):
-        generate.load("bad", text, {}, "gdgpu.kernels.cpu", ("jit",))
+        generate.load("bad", text, {}, "gdgpu.kernels.cpu")
 
 
 def optional_state(w, g, first, second, kept):

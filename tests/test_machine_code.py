@@ -141,33 +141,27 @@ def device_functions():
         cuda.atomic.add(held, 0, a[0])
         store4(w, i, (a[1], held[0], a[2], a[3]))
 
-    def arrival(w, g, before, after):
-        if before:
-            cuda.threadfence()
-        if add_atomic(g, np.int32(1)) == 3:
-            add_atomic(g, np.int32(-4))
-        if after:
-            cuda.threadfence()
-
-    arrive = device(arrival)
-
     @device
     def arrival_between_fences(w, g, i):
         a = load4(w, i)
         store4(w, i, (a[1], a[0], a[2], a[3]))
-        arrive(w, g, True, True)
+        cuda.threadfence()
+        add_atomic(g, np.int32(1))
+        cuda.threadfence()
 
     @device
     def no_fence_before(w, g, i):
         a = load4(w, i)
         store4(w, i, (a[1], a[0], a[2], a[3]))
-        arrive(w, g, False, True)
+        add_atomic(g, np.int32(1))
+        cuda.threadfence()
 
     @device
     def no_fence_after(w, g, i):
         a = load4(w, i)
         store4(w, i, (a[1], a[0], a[2], a[3]))
-        arrive(w, g, True, False)
+        cuda.threadfence()
+        add_atomic(g, np.int32(1))
 
     return {f.py_func.__name__: f for f in locals().values() if hasattr(f, "py_func")}
 

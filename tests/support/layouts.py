@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from support.bits.arrays import unaligned
+from support.bits.arrays import reversed_rows, unaligned
 
 
 def padded(G):
@@ -15,7 +15,7 @@ def padded(G):
 LAYOUTS = {
     "unaligned": unaligned,
     "row stride > P": padded,
-    "negative row stride": lambda G: np.ascontiguousarray(G[::-1])[::-1],
+    "negative row stride": reversed_rows,
     "every third row": lambda G: np.repeat(G, 3, axis=0)[1::3],
     "read-only": lambda G: np.frombuffer(G.tobytes(), G.dtype).reshape(G.shape),
 }

@@ -6,7 +6,7 @@ LIKED = "Momentum", "Adam"  # compiled by most tests anyway
 
 
 def skeleton(rule):
-    """What the texts of its kernels depend on, beside its own functions."""
+    """What the texts of its kernels depend on, beside its own functions: phases, states, and which are new early."""
     return bool(rule.norm), *(name in rule.early for name in rule.state)
 
 

@@ -15,7 +15,7 @@ from support.covering import some
 from support.references import DTYPES, bits, samples, sums_of
 
 from . import clipping, layers, optimizers, statistics
-from .arrays import device, special, target, to_device, unaligned
+from .arrays import device, padded, reversed_rows, special, target, to_device, unaligned
 
 
 def every_scalar(w, g, state, low, high):
@@ -107,12 +107,6 @@ def run_accumulator(dtype, P, cuts, weighted=False):
     return results
 
 
-def padded(G):
-    wide = np.ones((G.shape[0], G.shape[1] + 3), G.dtype)
-    wide[:, :-3] = G
-    return wide[:, :-3]
-
-
 def padded_by_vectors(G):
     wide = np.ones((G.shape[0], -(-G.shape[1] // 8) * 8 + 8), G.dtype)
     wide[:, : G.shape[1]] = G
@@ -123,7 +117,7 @@ MOVES = {
     "unaligned": unaligned,
     "padded": padded,
     "padded by vectors": padded_by_vectors,
-    "reversed": lambda G: np.ascontiguousarray(G[::-1])[::-1],
+    "reversed": reversed_rows,
     "broadcast": lambda G: np.broadcast_to(G[:1], G.shape),
 }
 REDUCE = [

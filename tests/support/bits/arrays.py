@@ -51,3 +51,15 @@ def unaligned(array):
     copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def padded(G):
+    """Rows three elements further apart than they are long."""
+    wide = np.ones((G.shape[0], G.shape[1] + 3), G.dtype)
+    wide[:, :-3] = G
+    return wide[:, :-3]
+
+
+def reversed_rows(G):
+    """The last row lies first."""
+    return np.ascontiguousarray(G[::-1])[::-1]

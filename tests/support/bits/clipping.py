@@ -6,12 +6,12 @@ import numpy as np
 
 import gdgpu
 from gdgpu.kernels import clipped
-from support.bits.arrays import special, to_device, unaligned
+from support.bits.arrays import reversed_rows, special, to_device, unaligned
 from support.references import DTYPES, samples, sums_of
 
 MOVES = {
     "unaligned": unaligned,
-    "reversed": lambda G: np.ascontiguousarray(G[::-1])[::-1],
+    "reversed": reversed_rows,
     "padded": lambda G: np.pad(G, [(0, 0), (0, 8)])[:, : G.shape[1]],
 }
 SHAPES = {  # a simulated block takes a second or two

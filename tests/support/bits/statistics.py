@@ -6,7 +6,7 @@ import numpy as np
 
 import gdgpu
 from gdgpu.kernels import ranks
-from support.bits.arrays import SPECIAL, to_device, unaligned
+from support.bits.arrays import SPECIAL, padded, to_device, unaligned
 from support.references import DTYPES, samples
 
 
@@ -37,12 +37,6 @@ def run_ranks(name, arguments, dtype, B, P, held=ranks.CUDA_HELD):
         return [getattr(gdgpu, name)(to_device(unaligned(troubled(B, P, dtype))), *arguments)]
     finally:
         ranks.CUDA_HELD = usual
-
-
-def padded(G):
-    wide = np.ones((G.shape[0], G.shape[1] + 3), G.dtype)
-    wide[:, :-3] = G
-    return wide[:, :-3]
 
 
 RANKS = {"median_samples": (), "trimmed_mean_samples": (0.3,)}
