@@ -3,6 +3,8 @@
 import math
 from numbers import Integral, Real
 
+MOST_STEPS = (1 << 63) - 1  # they may be counted in an int64
+
 
 def number(name, value, low=0.0, high=math.inf, high_is_open=False):
     """A finite float between low and high."""
@@ -34,12 +36,14 @@ def one_of(name, value, choices):
     return value
 
 
-def count(name, value, least=0, otherwise=""):
-    """An int >= least. otherwise: what else the argument takes, for the message."""
+def count(name, value, least=0, otherwise="", most=None):
+    """An int from least to most. otherwise: what else the argument takes, for the message."""
     expected = f"{name}: expected an int >= {least}{otherwise}, got "
     if isinstance(value, bool) or not isinstance(value, Integral):
         shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
         raise TypeError(expected + shown)
     if value < least:
         raise ValueError(expected + str(value))
+    if most is not None and value > most:
+        raise ValueError(f"{name}: expected an int <= {most}, got {value}")
     return int(value)

@@ -9,7 +9,7 @@ from .checks import number
 from .kernels.buffers import address_of
 from .kernels.memory import accumulator
 from .kernels.sample_norms import SampleNorms
-from .kernels.threads import uninterrupted
+from .kernels.threads import whole
 from .ranges import ranged
 
 
@@ -33,10 +33,8 @@ def sample_norms(G):
         norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
         out = xp.empty(count, norms.sums)
         matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
-        runs = norms.prepare(matrices, count, address_of(out))
-        with uninterrupted():  # they share counters
-            for run in runs:
-                run()
+        launches = norms.prepare(matrices, count, address_of(out))
+        whole(launches)
     return out
 
 
@@ -70,14 +68,16 @@ class ClipFactors:
         self.held = xp.empty(0, self.norms.sums)
 
     def prepare(self, G, weights, count, max_norm):
-        """({dtype of the sums: array}, the calls that fill it). weights: the same for what multiplies them, or None."""
+        """({dtype of the sums: array}, the launches that fill it). weights: the same for what multiplies them, or None.
+
+        Who holds the launches holds the weights.
+        """
         sums = self.norms.sums
         if len(self.held) < count:
             self.held = self.xp.empty(count, sums)
         matrices = [(g.address, samples(g)[2]) for g in G]
         at = address_of(weights[sums]) if weights else 0
-        runs = self.norms.prepare(matrices, count, address_of(self.held), max_norm, at)
-        return {sums: self.held}, [lambda run=run, held=weights: run() for run in runs]  # weights must outlive them
+        return {sums: self.held}, self.norms.prepare(matrices, count, address_of(self.held), max_norm, at)
 
 
 def checked_norm(max_norm, sums):

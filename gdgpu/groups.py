@@ -1,5 +1,7 @@
 """Parameter groups: tensors that share hyperparameters, as in torch.optim."""
 
+import weakref
+
 from .arrays import leaves, like, matching
 
 
@@ -10,10 +12,20 @@ class Group:
     kernels are made from, the rule and its flags.
     """
 
+    __slots__ = ("__weakref__", "_lr", "_owner", "flags", "hyper", "kernel", "options", "params", "rule", "tensors")
+
     def __init__(self, optimizer, params, lr, options):
-        self._optimizer, self.params, self._lr = optimizer, params, lr
+        self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once
+        self.params, self._lr = params, lr
         self.assign(options)
         self.tensors = range(0)  # which of the optimizer's they are
+
+    @property
+    def _optimizer(self):
+        optimizer = self._owner()
+        if optimizer is None:
+            raise ReferenceError("the optimizer of this group is gone: keep it")
+        return optimizer
 
     @property
     def lr(self):

@@ -1,5 +1,7 @@
 """What an optimizer launches in a step, laid out once for each combination of rule and dtypes."""
 
+import weakref
+
 import numpy as np
 
 from .arrays import View, disjoint, kernel_device, on_device_of, samples, view, writable
@@ -14,48 +16,49 @@ from .kernels.reducer import Job, Reduction
 from .norms import Norms
 from .ranges import ranged
 from .reduction import scale_of
+from .turns import inside
 
 
 class Launches:
-    """The launches of an optimizer's steps, kept between them."""
+    """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
     def __init__(self, optimizer):
-        self.optimizer, self.kept = optimizer, {}
-        self.around = Around(optimizer._xp, "float32")
+        self.kept, self.around = {}, Around(optimizer._xp, "float32")
 
-    def prepare(self, gradients, extras=NOTHING):
-        """The calls of a step with gradients that are in memory: all checked and laid out before any runs."""
+    def prepare(self, optimizer, gradients, extras=NOTHING):
+        """The launches of a step with gradients that are in memory: all checked and laid out before any runs."""
         self.extras = extras  # which owns what launches read
         held = [v for v in (extras.grad_scale, extras.found_inf) if isinstance(v, View)]
-        parts = self._parts(Step, gradients, extras.options, held)
+        parts = self._parts(optimizer, Step, gradients, extras.options, held)
         clip, clips = None, []
         if extras.clip_norm is not None and parts:
-            clip = self._get("clip", lambda: _joint(self.optimizer))
+            clip = self._get("clip", lambda: _joint(optimizer))
             clips = [launch.clips(clip, last=launch is parts[-1][0]) for launch, _ in parts]
-        updates = [launch.prepare(part, extras, clip) for launch, part in parts]
-        return [*self._advances(parts, extras), *(run for some in (*clips, *updates) for run in some)]
+        updates = [launch.prepare(part, optimizer._clock, extras, clip) for launch, part in parts]
+        return [*self._advances(optimizer, parts, extras), *(run for some in (*clips, *updates) for run in some)]
 
-    def prepare_samples(self, G, weights, count, reduction, max_norm=None):
-        """The calls of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
+    def prepare_samples(self, optimizer, G, weights, count, reduction, max_norm=None):
+        """The launches of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
         held = [view(array, "weights") for array in (weights or {}).values()]
-        parts, norms = self._parts(_samples, G, (), held), []
+        parts, norms = self._parts(optimizer, _samples, G, (), held), []
         if max_norm is not None and len(parts) > 1:  # a sample's norm spans them
-            weights, norms = self._factors(G, weights, count, max_norm)
+            weights, norms = self._factors(optimizer, G, weights, count, max_norm)
             max_norm = None
-        updates = [launch.prepare(part, weights, count, reduction, max_norm) for launch, part in parts]
-        return [*self._advances(parts, NOTHING), *norms, *(run for some in updates for run in some)]
+        clock = optimizer._clock
+        updates = [launch.prepare(part, clock, weights, count, reduction, max_norm) for launch, part in parts]
+        return [*self._advances(optimizer, parts, NOTHING), *norms, *(run for some in updates for run in some)]
 
-    def _factors(self, G, weights, count, max_norm):
-        """(dtype -> the weights times the factors that clip, the calls that make them)."""
-        optimizer, dtypes = self.optimizer, tuple(g.dtype for g in G)
+    def _factors(self, optimizer, G, weights, count, max_norm):
+        """(dtype -> the weights times the factors that clip, the launches that make them)."""
+        dtypes = tuple(g.dtype for g in G)
         where = optimizer.kernel_device, optimizer._xp
         sizes = [w.size for w in optimizer._views]
         factors = self._get(("factors", dtypes), lambda: ClipFactors(*where, dtypes, sizes))
         return factors.prepare(G, weights, count, max_norm)
 
-    def _parts(self, kind, gradients, options, held):
+    def _parts(self, optimizer, kind, gradients, options, held):
         """(launch, its gradients) for each combination of kernel and dtypes (of w, of g)."""
-        optimizer, members, parts = self.optimizer, {}, []
+        members, parts = {}, []
         if optimizer._views:
             kernel_device([optimizer._views[0], *gradients, *held])
         for k, (group, w, g) in enumerate(zip(optimizer._group_of, optimizer._views, gradients, strict=True)):
@@ -73,9 +76,9 @@ class Launches:
             self.kept[key] = make()
         return self.kept[key]
 
-    def _advances(self, parts, extras):
+    def _advances(self, optimizer, parts, extras):
         """What makes the scalars of the step, and counts it where only the device knows whether it is taken."""
-        clock, around = self.optimizer._clock, 0
+        clock, around = optimizer._clock, 0
         if clock is not None:
             self.around.set(extras, address_of(clock))
             around = self.around.address
@@ -85,7 +88,7 @@ class Launches:
                 runs.append(self._get((scalars, counts), lambda s=scalars, c=counts: s.advance(around, c)))
                 counts = False
         if counts:
-            runs.append(self._get("count", lambda: counting(self.optimizer.kernel_device, around)))
+            runs.append(self._get("count", lambda: counting(optimizer.kernel_device, around)))
         return runs
 
 
@@ -97,7 +100,7 @@ def _joint(optimizer):
 
 class _Launch:
     def __init__(self, optimizer, tensors, g_dtype, options):
-        self.optimizer, self.tensors, self.g_dtype = optimizer, tensors, g_dtype
+        self.tensors, self.g_dtype, self.all_views = tensors, g_dtype, optimizer._views
         self.device, self.xp = optimizer.kernel_device, optimizer._xp
         self.views = [optimizer._views[k] for k in tensors]
         self.sizes = [w.size for w in self.views]
@@ -120,7 +123,7 @@ class _Launch:
         where = [(v.address, v.shape, v.strides) for v in (*gradients, *read)]
         if where != self._seen:
             written, read = (gradients, read) if "zeroed" in self.options else ([], [*gradients, *read])
-            disjoint([*self.optimizer._views, *map(writable, written)], read)
+            disjoint([*self.all_views, *map(writable, written)], read)
             self._seen = where
 
 
@@ -149,17 +152,16 @@ class Step(_Launch):
         compiled = update.kernel(self.device, *self.kernel)
         self.runs.append(update.launcher(self.device, compiled, self.table, self.items, plan.chunk, self.nbytes, at))
 
-    def prepare(self, gradients, extras=NOTHING, clip=None):
-        """Lay out; returns the calls that launch."""
+    def prepare(self, gradients, clock, extras=NOTHING, clip=None):
+        """Lay out; returns the launches."""
         self.rows[:, self.g_column] = [g.address for g in gradients]
         self.table.set(self.rows)
         if self.around:
-            clock = self.optimizer._clock
             self.around.set(extras, 0 if clock is None else address_of(clock), clip)
         return self.runs
 
     def clips(self, clip, last):
-        """The calls that add these gradients to the norm of all."""
+        """The launches that add these gradients to the norm of all."""
         module = norms.kernels(self.device, *self.kernel, joint=True)
         return clip.launches(module, self.table, self.tensors, self.around.address, self.nbytes, last)
 
@@ -169,21 +171,22 @@ class Samples(_Launch):
 
     def __init__(self, optimizer, tensors, g_dtype, options):
         super().__init__(optimizer, tensors, g_dtype, options)
-        self.reduction = Reduction(self.device, self.xp, self._kernel)
+        self.reduction = Reduction(self.device, self.xp, self._kernel(self.rule, self.flags, self.dtypes))
         names = ("hyper", "w", *self.rule.held)
         self.targets = list(zip(*(self.fixed[n] for n in names), strict=True))
 
-    def _kernel(self, device, g_dtype, weighted):
-        return fused.kernel(device, self.rule, self.flags, self.dtypes, g_dtype, weighted)
+    @staticmethod
+    def _kernel(rule, flags, dtypes):
+        """What makes the kernel of a device, a dtype of G, weighted or not."""
+        return lambda device, g_dtype, weighted: fused.kernel(device, rule, flags, dtypes, g_dtype, weighted)
 
-    def prepare(self, G, weights, count, reduction, max_norm=None):
-        """Lay out; returns the calls that launch. weights: dtype -> array, or None; max_norm: of all these tensors."""
+    def prepare(self, G, clock, weights, count, reduction, max_norm=None):
+        """Lay out; returns the launches. weights: dtype -> array, or None; max_norm: of all these tensors."""
         matrices = [(g.address, samples(g)[2]) for g in G]
         at = 0 if weights is None else address_of(weights[self.sums])
         scale, columns = scale_of(reduction, count), tuple(self.sizes)
         job = Job(self.g_dtype, count, columns, matrices, self.targets, scale, at, max_norm)
-        run = self.reduction.prepare(job)
-        return [lambda held=weights: run()]  # the weights must outlive the launch
+        return self.reduction.prepare(job)
 
 
 class ReducedSamples(Samples):
@@ -195,13 +198,15 @@ class ReducedSamples(Samples):
         self.targets = [(address_of(g),) for g in self.gradients]
         self.step = Step(optimizer, tensors, self.sums, options)
 
-    def _kernel(self, device, g_dtype, weighted):
-        return reduce.kernel(device, g_dtype, weighted)
+    @staticmethod
+    def _kernel(rule, flags, dtypes):
+        return reduce.kernel
 
-    def prepare(self, G, weights, count, reduction, max_norm=None):
-        """Lay out; returns the calls that launch."""
+    def prepare(self, G, clock, weights, count, reduction, max_norm=None):
+        """Lay out; returns the launches."""
         gradients = [view(g, "g") for g in self.gradients]
-        return [*super().prepare(G, weights, count, reduction, max_norm), *self.step.prepare(gradients)]
+        reduced = super().prepare(G, clock, weights, count, reduction, max_norm)
+        return [*reduced, *self.step.prepare(gradients, clock)]
 
 
 def _samples(optimizer, tensors, g_dtype, options):
@@ -211,28 +216,37 @@ def _samples(optimizer, tensors, g_dtype, options):
 
 
 class Bound:
-    """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor."""
+    """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor.
 
-    def __init__(self, optimizer, lay_out):
-        self._optimizer, self._lay_out, self._launches = optimizer, lay_out, None
+    lay_out(optimizer, launches): the launches. keep: whether it holds the optimizer; else it is good while that is.
+    """
+
+    __slots__ = ("_held", "_launches", "_lay_out", "_owner", "_runs", "_version")
+
+    def __init__(self, optimizer, lay_out, keep=True):
+        self._owner, self._held = weakref.ref(optimizer), optimizer if keep else None
+        self._lay_out, self._launches = lay_out, None
         with optimizer._in_order("bind the step before the capture"):
-            self._prepare()
+            self._prepare(optimizer)
 
-    def _prepare(self):
-        launches = Launches(self._optimizer)  # which own the memory that the runs work in
-        self._runs = self._lay_out(launches)
+    def _prepare(self, optimizer):
+        launches = Launches(optimizer)  # which own the memory that the runs work in
+        self._runs = self._lay_out(optimizer, launches)
         if self._launches is not None:
-            self._optimizer._order.retire(self._launches)
-        self._launches, self._version = launches, self._optimizer._version
+            optimizer._order.retire(self._launches)
+        self._launches, self._version = launches, optimizer._version
 
     @ranged
     def __call__(self):
         """Take the step, with what the arrays hold now."""
-        optimizer = self._optimizer
-        with on_device_of(optimizer._views):
+        optimizer = self._owner()
+        turn = optimizer._turn
+        if turn._is_owned():
+            raise inside(optimizer)
+        with turn, on_device_of(optimizer._views):
             recorded = optimizer._order.follow()
             if self._version != optimizer._version:
-                self._prepare()
+                self._prepare(optimizer)
             if recorded:
                 optimizer._record(self._lay_out, self._launches)
             optimizer._take(self._runs)

@@ -10,7 +10,6 @@ from .checks import count, one_of
 from .kernels import layers
 from .losses import LOSSES
 from .model import Model
-from .ranges import ranged
 from .reduction import scale_of
 
 # Variance of a weight of a layer with n_in inputs and n_out outputs, at the start: K. He et al., "Delving Deep into
@@ -53,11 +52,8 @@ class MLP(Model):
             self.params[f"bias{layer}"] = xp.zeros(n_out, self.dtype)
         self._workspace = _Workspace(self, 0)
 
-    @ranged
-    def gradient(self, X, t, max_norm=None, reduction="mean"):
-        """As that of every model; `step` and `fit` do without the copy that it returns."""
-        loss, grads = super().gradient(X, t, max_norm, reduction)
-        return loss, {name: array.copy() for name, array in grads.items()}
+    def _own(self, grads):
+        return {name: array.copy() for name, array in grads.items()}  # `step` and `fit` do without
 
     def _prepare(self, X, t, names=("X", "t"), finite=False):
         return tuple(map(self.device.xp.ascontiguousarray, super()._prepare(X, t, names, finite)))

@@ -9,6 +9,7 @@ from .kernels.order import not_recorded, order
 from .losses import cast
 from .ranges import ranged
 from .reduction import REDUCTIONS
+from .turns import in_turn, take_turns
 
 
 class Model:
@@ -31,6 +32,7 @@ class Model:
         self.n_features, self.n_outputs = count("n_features", n_features, least=1), n_outputs
         self.criterion = loss(n_outputs, self.dtype, self.device.xp, **settings)
         self.params = {}
+        take_turns(self)
         self._order = order(self.device.name)
         self._in_order()
 
@@ -44,6 +46,7 @@ class Model:
         return self.criterion.metric_name
 
     @ranged
+    @in_turn
     def loss(self, X, t):
         """Mean over the samples of their errors: a scalar of the model's dtype, on its device.
 
@@ -55,6 +58,7 @@ class Model:
         return self._mean(self.criterion.errors(self._outputs(X), t)[0])
 
     @ranged
+    @in_turn
     def gradient(self, X, t, max_norm=None, reduction="mean"):
         """(loss, grads): the loss, and the gradient of the mean or the sum of the errors, a dict like `params`.
 
@@ -62,14 +66,17 @@ class Model:
         the same. +0 for B = 0. Raises ValueError also for a negative max_norm, NaN and another reduction; see loss.
         """
         max_norm, reduction = checked_norm(max_norm, {self.dtype}), one_of("reduction", reduction, REDUCTIONS)
-        return self._loss_and_gradient(*self._prepare(X, t), max_norm, reduction)
+        loss, grads = self._loss_and_gradient(*self._prepare(X, t), max_norm, reduction)
+        return loss, self._own(grads)
 
     @ranged
+    @in_turn
     def sample_norms(self, X, t):
         """The norm of each sample's gradient, over all the parameters: (B,). Errors: see loss."""
         return self._sample_norms(*self._prepare(X, t))
 
     @ranged
+    @in_turn
     def per_sample_gradients(self, X, t):
         """Gradients of each sample's error, not scaled: their mean over axis 0 is that of `gradient`.
 
@@ -78,6 +85,7 @@ class Model:
         return self._per_sample_gradients(*self._prepare(X, t))
 
     @ranged
+    @in_turn
     def step(self, X, t, optimizer, max_norm=None, reduction="mean"):
         """One step of the optimizer by `gradient(X, t, max_norm, reduction)`; returns the loss before it.
 
@@ -89,10 +97,12 @@ class Model:
         return self._step(*self._prepare(X, t), optimizer, max_norm, reduction)
 
     @ranged
+    @in_turn
     def predict(self, X):
         """The model's answer for each row of X (B, n_features). Errors: see loss."""
         return self.criterion.answer(self._outputs(self._samples(X, "X")))
 
+    @in_turn
     def metric(self, X, t):
         """How good the answers are, as a float: what `metric_name` says. Errors: see loss, and B = 0."""
         X, t = self._prepare(X, t)
@@ -118,6 +128,10 @@ class Model:
         loss, grads = self._loss_and_gradient(X, t, max_norm, reduction)
         optimizer.step(grads)
         return loss
+
+    def _own(self, grads):
+        """Gradients that no later call changes."""
+        return grads
 
     def _sample_norms(self, X, t):
         raise NotImplementedError

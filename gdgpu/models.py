@@ -82,17 +82,17 @@ class _LinearModel(Model):
         return cast(X, self.dtype) if X.dtype != "uint8" else cast(X, self.dtype) * self.dtype.type(self.scale)
 
     def _loss_and_gradient(self, X, t, max_norm=None, reduction="mean"):
-        error, grads = self._one_pass.gradient(X, t, max_norm, scale_of(reduction, len(X)))
+        error, grads = self._one_pass.gradient(self, X, t, max_norm, scale_of(reduction, len(X)))
         return self._mean_of(error, X), grads
 
     def _step(self, X, t, optimizer, max_norm=None, reduction="mean"):
-        return self._mean_of(self._one_pass.step(X, t, max_norm, scale_of(reduction, len(X)), optimizer), X)
+        return self._mean_of(self._one_pass.step(self, X, t, max_norm, scale_of(reduction, len(X)), optimizer), X)
 
     def _mean_of(self, error, X):
         return (error / max(len(X), 1)).astype(self.dtype)
 
     def _sample_norms(self, X, t):
-        return self._one_pass.norms(X, t)
+        return self._one_pass.norms(self, X, t)
 
     def _per_sample_gradients(self, X, t):
         residual = self.criterion.errors(self._outputs(X), t)[1]

@@ -1,7 +1,5 @@
 """The launches that take norms before an update: of all gradients together, or of each tensor for its rule."""
 
-from functools import partial
-
 import numpy as np
 
 from .kernels import threads
@@ -28,14 +26,13 @@ class Norms:
         return address_of(self.held) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
 
     def launches(self, module, table, tensors, around, nbytes, last):
-        """The calls for these of the tensors, rows of `table` in this order. last: no other launch follows."""
+        """The launches for these of the tensors, rows of `table` in this order. last: no other launch follows."""
         items = self.tree.items[np.isin(self.tree.items[:, 0], tensors)].copy()
         items[:, 0] = np.searchsorted(tensors, items[:, 0])
         items = Buffer(self.xp, items)
         args = (table.address, items.address, self.job.address, around)
         if self.device == "cuda":
-            run = module.norms.prepare(len(items), BLOCK, *args)
-            return [lambda held=(self, items): run(), *[self.counters.launched] * last]
-        work = partial(threads.run, module.norms, args, len(items), nbytes, 2 * WIDTH * itemsize(self.sums))
-        runs = [lambda held=(self, items): work()]
-        return [*runs, partial(module.finish, self.job.address, around)] if last else runs
+            return [module.norms.prepare(len(items), BLOCK, *args, counters=self.counters, held=(self, items))]
+        scratch_bytes = 2 * WIDTH * itemsize(self.sums)
+        launches = [threads.Launch(module.norms, args, len(items), nbytes, scratch_bytes, (self, items))]
+        return [*launches, threads.Launch(module.finish, (self.job.address, around), 1, 0)] if last else launches

@@ -1,6 +1,7 @@
 """Loss and gradient of a linear model in one read of X: lays out the kernel of kernels/one_pass.py and launches it."""
 
 import math
+import weakref
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from .kernels import one_pass, threads
 from .kernels import reduce as reduction
 from .kernels.buffers import Buffer, address_of
 from .kernels.reducer import Job, Reduction
+from .kernels.threads import whole
 from .launches import Bound
 from .reduction import batch_views
 
@@ -18,42 +20,41 @@ class OnePass:
     """What a model's steps work in, on any stream. One thread at a time."""
 
     def __init__(self, model):
-        self.model, self.layouts, self.params = model, {}, dict(model.params)
+        self.layouts, self.params = {}, dict(model.params)
 
-    def gradient(self, X, t, max_norm, scale):
+    def gradient(self, model, X, t, max_norm, scale):
         """(sum of the errors, gradients, new arrays: scale times the sum over the samples)."""
-        layout = self._layout(X)
-        layout.run(X, t, max_norm)
+        layout = self._layout(model, X)
+        layout.run(model, X, t, max_norm)
         return layout.errors.sum(dtype=np.float64), layout.reduced(scale)
 
-    def step(self, X, t, max_norm, scale, optimizer):
+    def step(self, model, X, t, max_norm, scale, optimizer):
         """The sum of the errors before a step of the optimizer by scale times the sum of the gradients."""
-        layout = self._layout(X)
-        layout.run(X, t, max_norm)
+        layout = self._layout(model, X)
+        layout.run(model, X, t, max_norm)
         layout.updated(optimizer, scale)()
         return layout.errors.sum(dtype=np.float64)
 
-    def norms(self, X, t):
+    def norms(self, model, X, t):
         """The norm of each sample's gradient: a new array."""
-        norms = self.model.device.xp.empty(len(X), self.model.dtype)
-        self._layout(X).run(X, t, math.inf, norms)
+        norms = model.device.xp.empty(len(X), model.dtype)
+        self._layout(model, X).run(model, X, t, math.inf, norms)
         return norms
 
-    def _layout(self, X):
-        self.model._in_order()
-        if any(self.model.params[name] is not array for name, array in self.params.items()):
-            self._take_params()
+    def _layout(self, model, X):
+        model._in_order()
+        if any(model.params[name] is not array for name, array in self.params.items()):
+            self._take_params(model)
         key = len(X), X.dtype
         layout = self.layouts.get(key)
         if layout is None:
             if len(self.layouts) >= KEPT:
                 del self.layouts[next(iter(self.layouts))]
-            layout = self.layouts[key] = _Layout(self.model, *key)
+            layout = self.layouts[key] = _Layout(model, *key)
         return layout
 
-    def _take_params(self):
+    def _take_params(self, model):
         """The model has other arrays than before."""
-        model = self.model
         for name, held in self.params.items():
             array, expected = model.params[name], f"{model.dtype} {held.shape}"
             if not isinstance(array, model.device.xp.ndarray):
@@ -68,7 +69,7 @@ class _Layout:
     """Sums of the segments of a batch of this size, and the calls that make them and add them up."""
 
     def __init__(self, model, count, x_dtype):
-        self.model, self.count, self.x_dtype = model, count, x_dtype.name
+        self.x_dtype, self.shapes = x_dtype.name, {name: w.shape for name, w in model.params.items()}
         self.device, self.xp, self.dtype = model.device.name, model.device.xp, model.dtype.name
         self.weight, self.bias = model.params["weight"], model.params["bias"]
         self.tile = one_pass.tile_of(model.n_outputs, self.device, self.x_dtype)
@@ -100,11 +101,10 @@ class _Layout:
         self.scratch_bytes = one_pass.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)
-        self.optimizer = self.step_scale = self.update = None
+        self.step_of = self.update = None
 
-    def run(self, X, t, max_norm=None, norms=None):
+    def run(self, model, X, t, max_norm=None, norms=None):
         """Make the sums. max_norm None: nothing is clipped; norms: an array to hold them, or None."""
-        model = self.model
         scale, delta = model.scale if self.x_dtype == "uint8" else 1.0, getattr(model.criterion, "delta", 1.0)
         numbers = scale, math.inf if max_norm is None else max_norm, delta
         if numbers != self.seen:
@@ -123,18 +123,20 @@ class _Layout:
 
     def reduced(self, scale):
         """scale times the sums over the segments."""
-        grads = {name: self.xp.empty(w.shape, self.dtype) for name, w in self.model.params.items()}
+        grads = {name: self.xp.empty(shape, self.dtype) for name, shape in self.shapes.items()}
         names = list(grads)
         matrices = [(address_of(self.sums[n]), grads[n].size) for n in names]
         targets = [(address_of(grads[n]),) for n in names]
         columns = tuple(grads[n].size for n in names)
-        self.reduction.prepare(Job(self.dtype, self.segments, columns, matrices, targets, scale))()
+        whole(self.reduction.prepare(Job(self.dtype, self.segments, columns, matrices, targets, scale)))
         return grads
 
     def updated(self, optimizer, scale):
         """The call that takes a step of the optimizer by scale times the sum over the batch."""
-        if self.optimizer is not optimizer or self.step_scale != scale:
+        step_of = weakref.ref(optimizer), scale  # not what holds it: it may be dropped before the model is
+        if self.step_of != step_of:
             G = batch_views(optimizer._tree.matching(self.sums, "G"), optimizer._views)[0]
-            self.optimizer, self.step_scale = optimizer, scale
-            self.update = Bound(optimizer, lambda launches: launches.prepare_samples(G, None, self.segments, scale))
+            work = G, None, self.segments, scale
+            self.update = Bound(optimizer, lambda of, launches: launches.prepare_samples(of, *work), keep=False)
+            self.step_of = step_of
         return self.update

@@ -1,10 +1,12 @@
 """What every optimizer has: parameters updated in place, one fused launch a step for each combination of dtypes."""
 
+from functools import partial
+
 import numpy as np
 
 from . import interchange
 from .arrays import contiguous, disjoint, in_order, kernel_device, leaves, like, view, writable
-from .checks import flag, number, one_of
+from .checks import MOST_STEPS, count, flag, number, one_of
 from .clipping import checked_norm
 from .extras import Extras
 from .groups import Group, Tree
@@ -13,12 +15,13 @@ from .kernels.memory import accumulator
 from .kernels.order import order
 from .kernels.rule import keeping
 from .kernels.rules import RULES
-from .kernels.threads import uninterrupted
+from .kernels.threads import whole
 from .launches import Bound, Launches
 from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
 from .state import restore
 from .storage import Storage
+from .turns import in_turn, take_turns
 
 _BIND = "bind this step before the capture, and let the graph capture calls of what bind returned"
 
@@ -46,22 +49,25 @@ class Optimizer:
     """
 
     def __init__(self, params, lr, hyper, **common):
-        self._tree, self.params, self._steps = Tree(params), params, 0
+        take_turns(self)
+        self._tree, self._params, self._steps = Tree(params), params, 0
         self._lr, self._storage = _checked_lr(lr), Storage(**common)
-        self.groups, self._views = [], []
+        groups, self._views = [], []
         for k, (part, name) in enumerate(self._tree.parts):
             group = self._new_group(k, part, hyper)
             views = [writable(view(array, label)) for label, array in leaves(part, name)]
             group.tensors = range(len(self._views), len(self._views) + len(views))
-            self.groups.append(group)
+            groups.append(group)
             self._views += views
+        self._groups = tuple(groups)
         self.kernel_device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         disjoint(self._views)
         self._group_of = [group for group in self.groups for _ in group.tensors]
         held = list(zip(self._views, self._group_of, strict=True))
         for v, group in held:
             self._storage.check(v, group.rule, self.name)
-        self._keys, self._version = self._storage.keys(len(held)), 0
+        self._version = 0
+        self._take_seed(self._storage.seed)
         self._order, self._recorded = order(self.kernel_device), set()
         with self._in_order():
             self._state = [[self._new_state(v, group, name) for name in group.rule.states] for v, group in held]
@@ -69,6 +75,11 @@ class Optimizer:
             self._launches = Launches(self)
             self._scalars = self._gather({})
             self._renew()
+
+    def _take_seed(self, seed):
+        """Let what is rounded at random begin with it."""
+        self._storage.seed = seed
+        self._keys = self._storage.keys(len(self._views))
 
     def _in_order(self, instead="take this call outside of the capture"):
         """Context in which it allocates and launches: see arrays.in_order."""
@@ -109,6 +120,16 @@ class Optimizer:
         return type(self).__name__.lower()
 
     @property
+    def params(self):
+        """What it was made from."""
+        return self._params
+
+    @property
+    def groups(self):
+        """The groups of parameters; their lr are assignable."""
+        return self._groups
+
+    @property
     def lr(self):
         return self._lr
 
@@ -116,6 +137,7 @@ class Optimizer:
     def lr(self, value):
         self._assign_lr(self, value)
 
+    @in_turn
     def _assign_lr(self, holder, value):
         old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr(value)
         try:
@@ -130,11 +152,18 @@ class Optimizer:
         """Completed steps. Where steps may be skipped, or are counted on a GPU, this waits for it."""
         if self._clock is None:
             return self._steps
-        with self._in_order():
+        with self._turn, self._in_order():
             return int(self._clock[0])
 
     @steps.setter
     def steps(self, value):
+        self._assign_steps(count("steps", value, most=MOST_STEPS))
+
+    @in_turn
+    def _assign_steps(self, value):
+        self._set_steps(value)
+
+    def _set_steps(self, value):
         if self._clock is None:
             self._steps = value
         else:
@@ -185,6 +214,7 @@ class Optimizer:
             scalars.values.set(array)
 
     @ranged
+    @in_turn
     def step(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
         """Update the parameters with a gradient: w, *state <- rule(w, g, *state).
 
@@ -203,9 +233,10 @@ class Optimizer:
         grads = self._grads(grads)
         with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
-            self._take(self._launches.prepare(grads, extras))
+            self._take(self._launches.prepare(self, grads, extras))
 
     @ranged
+    @in_turn
     def step_samples(self, G, weights=None, reduction="mean", max_norm=None):
         """Reduce per-sample gradients over the batch and update, in one pass: w, *state <- rule(w, g, *state).
 
@@ -222,9 +253,10 @@ class Optimizer:
         G, number_of, most = self._samples(G, reduction, max_norm)
         with self._in_order(_BIND):
             held = cast_weights(weights, number_of, G, self._xp)
-            self._take(self._launches.prepare_samples(G, held, number_of, reduction, most))
+            self._take(self._launches.prepare_samples(self, G, held, number_of, reduction, most))
 
     @ranged
+    @in_turn
     def bind(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
         """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor.
 
@@ -234,9 +266,10 @@ class Optimizer:
         grads = self._grads(grads)
         with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
-        return Bound(self, lambda launches: launches.prepare(grads, extras))
+        return Bound(self, lambda optimizer, launches: launches.prepare(optimizer, grads, extras))
 
     @ranged
+    @in_turn
     def bind_samples(self, G, weights=None, reduction="mean", max_norm=None):
         """Check once: returns a call that takes `step_samples` with what G and weights hold then.
 
@@ -244,7 +277,10 @@ class Optimizer:
         """
         G, number_of, most = self._samples(G, reduction, max_norm)
         held = bound_weights(weights, number_of, G)
-        return Bound(self, lambda launches: launches.prepare_samples(G, held, number_of, reduction, most))
+        return Bound(
+            self,
+            lambda optimizer, launches: launches.prepare_samples(optimizer, G, held, number_of, reduction, most),
+        )
 
     def _extras(self, *asked):
         """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
@@ -276,18 +312,19 @@ class Optimizer:
     def _take(self, runs):
         if self._varying:
             self._refresh()
-        with uninterrupted():
-            for run in runs:
-                run()
-            if self._clock is None:
-                self._steps += 1
+        if self._clock is None:
+            whole(runs, partial(setattr, self, "_steps", self._steps + 1))
+        else:
+            whole(runs)
 
     @ranged
+    @in_turn
     def state_dict(self, torch=False):
         """{"optimizer", "steps", "hyper", "state"}: plain values, and copies of the state arrays.
 
         state: name -> arrays in the structure of params; hyper holds the lr of the next step. Of groups both are lists,
-        one a group. Rules with running products add "carried": dtype -> rows of them, a group each.
+        one a group. Rules with running products add "carried": dtype -> rows of them, a group each; rounding at
+        random adds its "seed".
 
         torch: instead what load_state_dict of torch.optim's optimizer of the same name takes: {"state", "param_groups"}
         of torch tensors, without master weights and averages. ValueError where there is none.
@@ -301,6 +338,7 @@ class Optimizer:
             }
             carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
         saved |= {"carried": carried} if carried else {}
+        saved |= {"seed": self._storage.seed} if self._storage.at_random else {}
         return interchange.to_torch(self, saved) if flag("torch", torch) else saved
 
     def _state_of(self, group):
@@ -308,11 +346,12 @@ class Optimizer:
         return {name: like(group.params, [h[j].get() for h in held]) for j, name in enumerate(group.rule.states)}
 
     @ranged
+    @in_turn
     def load_state_dict(self, state_dict):
         """Continue from a state_dict of the same optimizer, ours or torch.optim's, over parameters of the same shapes.
 
-        Hyperparameters come from it too, but a function assigned to lr stays. Raises ValueError or TypeError
-        naming what differs, before anything is touched.
+        Hyperparameters and the seed of rounding at random come from it too, but a function assigned to lr stays.
+        Raises ValueError or TypeError naming what differs, before anything is touched.
         """
         torchs = interchange.is_torchs(state_dict)
         restore(self, interchange.from_torch(self, state_dict) if torchs else state_dict)

@@ -1,6 +1,8 @@
 """Sums and means over the samples of a batch, in one fixed tree on every device."""
 
 import threading
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -24,9 +26,10 @@ from .kernels.buffers import address_of
 from .kernels.memory import accumulator
 from .kernels.order import order, place
 from .kernels.reducer import Job, Reduction
-from .kernels.threads import uninterrupted
+from .kernels.threads import whole
 from .kernels.tree import levels
 from .ranges import ranged
+from .turns import in_turn, take_turns
 
 REDUCTIONS = ("mean", "sum")
 STREAMS = 8  # of a device that have a workspace of their own in a thread
@@ -61,7 +64,8 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
         weights_at = 0 if held is None else address_of(held[sums])
         scale = scale_of(reduction, rows)
         job = Job(g.dtype, rows, (columns,), [(g.address, stride)], [(target.address,)], scale, weights_at)
-        _workspace(device, xp).prepare(job)()
+        with _workspace(device, xp) as workspace:
+            whole(workspace.prepare(job))
     return out
 
 
@@ -73,19 +77,26 @@ class Accumulator:
     """
 
     def __init__(self, params):
+        take_turns(self)
         self._views = [view(array, name) for name, array in leaves(params, "params")]
         self._params, self._clipping = params, {}
         self._device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         self._order = order(self._device)
         self.reset()
 
+    @property
+    def count(self):
+        """How many samples there are."""
+        return self._held[0]
+
+    @in_turn
     def reset(self):
         """Forget all samples."""
-        self.count = 0
         with self._in_order():
-            self._nodes = [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
+            self._held = 0, [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
 
     @ranged
+    @in_turn
     def add(self, G, weights=None, max_norm=None):
         """Add samples. G: arrays (B, *shape) in the structure of params; weights: (B,), as in reduce_samples.
 
@@ -97,26 +108,24 @@ class Accumulator:
             kernel_device([self._views[0], *G])
         with self._in_order():
             held = cast_weights(weights, count, G, self._xp)
-            self._grow(levels(self.count + count))
-            runs = []
+            before, all_nodes = self._grown(levels(self.count + count))
+            cast, launches = held, []  # what the factors are made of lives as long
             if most is not None:
-                held, runs = self._factors(G).prepare(G, held, count, most)
-            with uninterrupted():
-                for run in runs:
-                    run()
-                for g, v, nodes in zip(G, self._views, self._nodes, strict=True):
-                    at = 0 if held is None else address_of(held[accumulator(g.dtype)])
-                    where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
-                    accumulate.add(self._device, g.dtype, *where, self.count, count)
-                self.count += count
+                held, launches = self._factors(G).prepare(G, cast, count, most)
+            for g, v, nodes in zip(G, self._views, all_nodes, strict=True):
+                at = 0 if held is None else address_of(held[accumulator(g.dtype)])
+                where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
+                launches.append(accumulate.add(self._device, g.dtype, *where, before, count))
+            whole(launches, partial(setattr, self, "_held", (before + count, all_nodes)))
 
     @ranged
+    @in_turn
     def result(self, reduction="mean"):
         """The sum or mean of all samples so far: arrays like params, in the accumulator's dtype."""
         one_of("reduction", reduction, REDUCTIONS)
         scale, results = scale_of(reduction, self.count), []
         with self._in_order():
-            for v, nodes in zip(self._views, self._nodes, strict=True):
+            for v, nodes in zip(self._views, self._held[1], strict=True):
                 out = self._xp.empty(v.shape, nodes.dtype)
                 at = (address_of(nodes), v.size, address_of(out))
                 accumulate.collect(self._device, str(nodes.dtype), *at, self.count, scale)
@@ -134,11 +143,14 @@ class Accumulator:
             self._clipping = {dtypes: ClipFactors(self._device, self._xp, dtypes, sizes)}
         return self._clipping[dtypes]
 
-    def _grow(self, depth):
-        missing = depth - (len(self._nodes[0]) if self._nodes else depth)
+    def _grown(self, depth):
+        """(number of samples, nodes of so many levels or more)."""
+        count, nodes = self._held
+        missing = depth - (len(nodes[0]) if nodes else depth)
         if missing > 0:
             xp = self._xp
-            self._nodes = [xp.concatenate([n, xp.zeros((missing, n.shape[1]), n.dtype)]) for n in self._nodes]
+            nodes = [xp.concatenate([n, xp.zeros((missing, n.shape[1]), n.dtype)]) for n in nodes]
+        return count, nodes
 
 
 def batch_views(pairs, views):
@@ -201,15 +213,17 @@ def _one_each(weights, count):
         raise ValueError(f"weights: expected shape ({count},), one for each sample, got {weights.shape}")
 
 
+@contextmanager
 def _workspace(device, xp):
     """This thread's tables and partial sums for CuPy's current stream; of many streams the last few have their own.
 
-    Another one takes that which was not used for longest, and waits for what is enqueued there.
+    Another one takes that which was not used for longest, and waits for what is enqueued there. A call that begins
+    inside of another, in a signal handler, finds none and makes its own.
     """
     where, stream = place(device)
     held = _local.__dict__.setdefault("workspaces", {}).setdefault(where, {})
     found = held.pop(stream, None)
     if found is None:
         found = held.pop(next(iter(held))) if len(held) >= STREAMS else Reduction(device, xp, reduce.kernel)
+    yield found
     held[stream] = found  # the last
-    return found

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .arrays import matching, view
-from .checks import number
+from .checks import MOST_STEPS, count, number
 from .devices import on_host
 from .kernels.memory import accumulator
 from .launches import Launches
@@ -11,12 +11,11 @@ from .launches import Launches
 
 def restore(optimizer, state_dict):
     """What Optimizer.load_state_dict does."""
-    _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried"})
+    _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried", "seed"})
     if state_dict["optimizer"] != optimizer.name:
         raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
-    steps = state_dict["steps"]
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"state_dict['steps']: expected an int >= 0, got {steps!r}")
+    steps = _whole("state_dict['steps']", state_dict["steps"], most=MOST_STEPS)
+    seed = _whole("state_dict['seed']", state_dict.get("seed", optimizer._storage.seed))
     groups = [
         _group(optimizer, group, *parts)
         for group, *parts in zip(
@@ -29,7 +28,7 @@ def restore(optimizer, state_dict):
     old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps, optimizer._scalars
     with optimizer._in_order():
         try:
-            optimizer.steps = steps
+            optimizer._set_steps(steps)
             for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
                 group.assign(options)
             optimizer._scalars = optimizer._gather(optimizer._scalars)
@@ -41,15 +40,24 @@ def restore(optimizer, state_dict):
             for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
                 group.assign(options)
                 group._lr = lr
-            _, optimizer._lr, optimizer.steps, optimizer._scalars = old
+            _, optimizer._lr, steps, optimizer._scalars = old
+            optimizer._set_steps(steps)
             raise
         for *_, copies in groups:
             _store(optimizer, copies)
         for target, source in products:
             target[...] = optimizer._xp.asarray(source)
+        optimizer._take_seed(seed)
         optimizer._order.retire((old, optimizer._launches))
         optimizer._launches = Launches(optimizer)  # flags are compiled in
     optimizer._version += 1
+
+
+def _whole(label, value, **range):
+    try:
+        return count(label, value, **range)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _assign_lr(optimizer, values):

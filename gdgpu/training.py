@@ -10,6 +10,7 @@ from .devices import on_host
 from .model import check_owner
 from .ranges import ranged
 from .sampling import batch_starts, minibatches
+from .turns import turn
 
 
 @dataclass
@@ -127,7 +128,8 @@ def _descend(model, optimizer, batches, on_step):
     """One epoch of steps: the samples of each, and its loss, in float64 on the host."""
     counts, losses = [], []
     for X, t in batches:
-        loss = model._step(X, t, optimizer)
+        with turn(model):
+            loss = model._step(X, t, optimizer)
         counts.append(len(X))
         losses.append(loss)
         if on_step:

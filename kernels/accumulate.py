@@ -134,13 +134,15 @@ def kernels(device, g_dtype, weighted=False):
 
 
 def add(device, g_dtype, nodes, G, stride, columns, weights, row, rows):
-    """Add rows of G, rows row, row + 1, … of the batch. nodes: levels(row + rows) x columns, zero at first."""
+    """The launch that adds rows of G, rows row, row + 1, … of the batch.
+
+    nodes: levels(row + rows) x columns, zero at first.
+    """
     compiled = kernels(device, g_dtype, bool(weights)).add
     args = (nodes, G, stride, columns, weights, row, rows)
     if device == "cpu":
-        threads.run(compiled, args, -(-columns // CPU_TILE), rows * columns * memory.itemsize(g_dtype))
-    else:
-        compiled.launch(-(-columns // (BLOCK * lanes_of({g_dtype}))), BLOCK, *args)
+        return threads.Launch(compiled, args, -(-columns // CPU_TILE), rows * columns * memory.itemsize(g_dtype))
+    return compiled.prepare(-(-columns // (BLOCK * lanes_of({g_dtype}))), BLOCK, *args)
 
 
 def collect(device, sums, nodes, columns, out, rows, scale):

@@ -7,7 +7,7 @@ dtype that the rule computes in. Running products, never powers: both devices th
 `counts`, the count of completed steps grows by one.
 """
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
@@ -26,7 +26,7 @@ $step
 @jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def advance(values, carried, scalars, around, counts, scratch, first, last):
     if around != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
-        return
+        last = first
     for row in range(first, last):
         $advance
         if row == 0 and counts != 0:
@@ -78,7 +78,7 @@ def launcher(device, compiled, values, carried, scalars, rows, around=0, counts=
     """The call that takes one step forward; values, carried, scalars and around are addresses."""
     args = (values, carried, scalars, around, counts)
     if device == "cpu":
-        return partial(threads.run, compiled, args, rows, 0)
+        return threads.Launch(compiled, args, rows, 0)
     return compiled.prepare(-(-rows // BLOCK), BLOCK, *args, rows)
 
 

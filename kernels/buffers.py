@@ -71,8 +71,8 @@ class Scratch:
 class Counters:
     """Arrival counters of kernels: int32 that are 0 between launches, which the last block to arrive sees to.
 
-    After two launches that overlapped they are not, and no later result is right. Behind every so many launches they
-    are copied to the host; nobody waits for that: what has come is looked at behind the next as many. A fault is raised
+    After two launches that overlapped they are not, and no later result is right. Once in so many launches they
+    are copied to the host; nobody waits for that: what has come is looked at after the next as many. A fault is raised
     by the next call of any owner (raise_fault), before it launches. Replays of CUDA graphs are not seen here.
     """
 
@@ -88,8 +88,8 @@ class Counters:
                 self._take_pinned(self.held.nbytes)
         return address_of(self.held)
 
-    def launched(self):
-        """To be called behind a launch."""
+    def launching(self):
+        """To be called with each launch."""
         self._launches += 1
         if self._launches % LAUNCHES == 0 and self.xp is not np and len(self.held):
             self._look(self.xp.cuda.get_current_stream())

@@ -249,7 +249,7 @@ class Clipped:
         return segment
 
     def prepare(self, matrices, rows, outs, most, weights):
-        """The call that launches. outs: for each tensor, the address of a row of sums for each node."""
+        """The launch. outs: for each tensor, the address of a row of sums for each node."""
         segment, most = self.segment(rows), np.dtype(self.sums).type(most)
         compiled, lanes = kernel(self.device, self.g_dtype), vectors.lanes(self.sums)
         if self.device == "cuda":
@@ -261,9 +261,7 @@ class Clipped:
         width = sum(-(-p // lanes) * lanes for p in self.columns)
         args = (self.table.address, len(self.columns), width, self.job.address, rows, segment, group, weights, most)
         scratch = (int(self.row[-1]) + group + levels(min(rows, segment)) * width) * self.size
-        run = threads.run
-        items = -(-rows // segment)
-        return lambda: run(compiled, args, items, rows * row_bytes, scratch)
+        return threads.Launch(compiled, args, -(-rows // segment), rows * row_bytes, scratch)
 
     def _cuda(self, compiled, matrices, rows, outs, most, weights):
         places = np.cumsum([0, *self.widths])

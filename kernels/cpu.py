@@ -1,6 +1,8 @@
 """What generated CPU kernels are made of: compiled functions, loads and stores by address."""
 
 import math
+import platform
+import sys
 from functools import cache
 
 from llvmlite import ir
@@ -12,18 +14,22 @@ from numba.extending import intrinsic
 from . import codes, memory, scalars, vectors
 
 __all__ = [
+    "at_work",
     "coded",
     "device",
     "fma",
+    "give_way",
     "jit",
     "load",
     "math",
     "maximum",
     "min",
     "minimum",
+    "restore_modes",
     "shared",
     "sign",
     "sqrt",
+    "standard_modes",
     "store",
     "vectors",
 ]
@@ -74,6 +80,74 @@ def min(typingctx, a, b):
     """The smaller of two integers; Python's is a function of its own, compiled for every kernel."""
     signature = types.int64(types.int64, types.int64)
     return signature, lambda context, builder, _, values: builder.select(builder.icmp_signed("<", *values), *values)
+
+
+@intrinsic
+def at_work(typingctx, slots, k):
+    """The integer at a place that another thread writes."""
+
+    def generate(context, builder, signature, values):
+        pointer = builder.gep(builder.inttoptr(values[0], ir.IntType(64).as_pointer()), [values[1]])
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+
+
+@intrinsic
+def standard_modes(typingctx):
+    """Let this thread's arithmetic round to nearest and keep what is tiny; returns what it did before."""
+
+    def generate(context, builder, signature, values):
+        before = _modes(builder)
+        _set_modes(builder, ir.Constant(before.type, _STANDARD_MODES.get(_MACHINE, 0)))
+        return before
+
+    return types.int64(), generate
+
+
+@intrinsic
+def restore_modes(typingctx, modes):
+    """What standard_modes has changed."""
+
+    def generate(context, builder, signature, values):
+        _set_modes(builder, values[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+_STANDARD_MODES = {"x86_64": 0x1F80, "aarch64": 0}  # of MXCSR, with all exceptions masked, and of FPCR
+
+
+def _modes(builder):
+    """The control register of floating-point arithmetic, as an int64."""
+    if _MACHINE == "x86_64":
+        place = builder.alloca(ir.IntType(32))
+        _call(builder, "llvm.x86.sse.stmxcsr", place)
+        return builder.zext(builder.load(place), ir.IntType(64))
+    if _MACHINE == "aarch64":
+        return builder.asm(ir.FunctionType(ir.IntType(64), []), "mrs $0, fpcr", "=r", [], side_effect=True)
+    return ir.Constant(ir.IntType(64), 0)
+
+
+def _set_modes(builder, modes):
+    if _MACHINE == "x86_64":
+        place = builder.alloca(ir.IntType(32))
+        builder.store(builder.trunc(modes, ir.IntType(32)), place)
+        _call(builder, "llvm.x86.sse.ldmxcsr", place)
+    elif _MACHINE == "aarch64":
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
+        builder.asm(kind, "msr fpcr, $0", "r", [modes], side_effect=True)
+
+
+def _call(builder, name, place):
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+    called = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.call(called, [builder.bitcast(place, ir.IntType(8).as_pointer())])
 
 
 @cache

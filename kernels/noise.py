@@ -133,5 +133,6 @@ class Noise:
         if self.device == "cuda":
             compiled.norms.launch(count, BLOCK, *args)
         else:
-            threads.run(compiled.norms, args, count, self.nbytes, 2 * WIDTH * memory.itemsize(self.sums))
-            compiled.finish(self.job.address, self.around.address)
+            scratch_bytes = 2 * WIDTH * memory.itemsize(self.sums)
+            launch = threads.Launch(compiled.norms, args, count, self.nbytes, scratch_bytes)
+            threads.whole([launch, threads.Launch(compiled.finish, args[2:], 1, 0)])

@@ -67,8 +67,8 @@ def norms(table, items, job, around, scratch, first, last):
             $add_chunk
         $store_totals
 
-@jit(CACHING, "void(int64, int64)")
-def finish(job, around):
+@jit(CACHING, "void(int64, int64, int64, int64, int64)")
+def finish(job, around, scratch, first, last):
     sums = load_int64(job, 0)
     nodes = load_int64(job, 1)
     for node in range(load_int64(job, 5 + load_int64(job, 4))):

@@ -1,7 +1,7 @@
 """Runs a reduction on either device: shares it out, lays out its tables and workspace, and launches."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -61,17 +61,9 @@ class Reduction:
         self.scratch, self.counters = Scratch(xp, self.order.retire), Counters(xp, self.order.retire)
 
     def prepare(self, job):
-        """The call that launches, for as long as no other job is prepared; on CUDA it does not wait."""
+        """The launches, good until another job is prepared, which own what they work in; on CUDA they do not wait."""
         not_recorded(self.order.follow(), "take this call before the capture, or bind a step to its arrays")
-        run = self._plain(job) if job.max_norm is None else self._clipped(job)
-        if self.device == "cpu":
-            return lambda owner=self: run()  # which owns the memory that it works in
-
-        def launch(owner=self):
-            run()
-            owner.counters.launched()
-
-        return launch
+        return self._plain(job) if job.max_norm is None else self._clipped(job)
 
     def _plain(self, job):
         return self._cuda(job) if self.device == "cuda" else self._cpu(job)
@@ -91,13 +83,7 @@ class Reduction:
             matrices = list(zip(nodes, job.columns, strict=True))
             changes = {"g_dtype": job.sums, "rows": count, "matrices": matrices, "weights": 0, "max_norm": None}
             last = self._plain(replace(job, **changes))
-
-        def run():
-            for first in firsts:
-                first()
-            last()
-
-        return run
+        return [*firsts, *last]
 
     def _clippers(self, *shape):
         """What clips samples of this dtype and these numbers of columns, in one read and in two."""
@@ -110,19 +96,16 @@ class Reduction:
     def _cpu(self, job):
         split = split_cpu(job.columns, job.rows)
         if split.segments == 1:
-            return self._fold(self.get_kernel, split, job, "whole")
+            return [self._fold(self.get_kernel, split, job, "whole")]
         partials = self._workspace("partials", [split.segments * p for p in job.columns], job.sums)
         first = replace(job, targets=[(at,) for at in partials], scale=1)
         matrices = list(zip(partials, job.columns, strict=True))
         second = replace(job, g_dtype=job.sums, rows=split.segments, matrices=matrices, weights=0)
-        fold = self._fold(kernel, split, first, "pieces")
-        finish = self._fold(self.get_kernel, split_cpu(job.columns, second.rows, whole=True), second, "roots")
-
-        def run():
-            fold()
-            finish()
-
-        return run
+        roots = split_cpu(job.columns, second.rows, whole=True)
+        return [
+            self._fold(kernel, split, first, "pieces"),
+            self._fold(self.get_kernel, roots, second, "roots"),
+        ]
 
     def _fold(self, get_kernel, split, job, stage):
         table, items = self._layout((stage, job.columns, split), split)
@@ -131,7 +114,7 @@ class Reduction:
         nbytes = job.rows * sum(job.columns) * memory.itemsize(job.g_dtype)
         scratch_bytes = levels(min(job.rows, split.segment)) * split.tile * memory.itemsize(job.sums)
         compiled = get_kernel("cpu", job.g_dtype, bool(job.weights))
-        return partial(threads.run, compiled, args, len(items), nbytes, scratch_bytes)
+        return threads.Launch(compiled, args, len(items), nbytes, scratch_bytes, held=self)
 
     def _cuda(self, job):
         split = split_cuda(job.columns, job.rows, lanes_of({job.g_dtype}), memory.itemsize(job.sums), BLOCK)
@@ -148,7 +131,8 @@ class Reduction:
         table, items = self._layout((job.columns, split), split)
         table.set(_table(job, list(zip(partials, counters, split.tiles, strict=True))))
         args = (table.address, items.address, job.weights, job.rows, job.scalar)
-        return self.get_kernel("cuda", job.g_dtype, bool(job.weights)).prepare(len(items), split.block, *args)
+        compiled = self.get_kernel("cuda", job.g_dtype, bool(job.weights))
+        return [compiled.prepare(len(items), split.block, *args, counters=self.counters, held=self)]
 
     def _layout(self, key, split):
         """Buffers (table, items) of this shape; the items are filled in."""

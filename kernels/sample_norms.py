@@ -282,7 +282,9 @@ class SampleNorms:
         self.places = int(row[-1])
 
     def prepare(self, matrices, rows, out, most=0, weights=0):
-        """The calls that launch. matrices: (address, row stride) of each; out: address of a number for each sample.
+        """The launches, which own the memory that they work in.
+
+        matrices: (address, row stride) of each. out: the address of a number for each sample.
 
         most: what norms are clipped to; weights: the address of numbers that multiply the factors, or 0.
         """
@@ -299,14 +301,12 @@ class SampleNorms:
             module = kernels(self.device, dtype, self.clips)
             if self.device == "cuda":
                 args = (table.address, job.address, sums, counters, rows, each, parts, sum(counts), out, weights, most)
-                launches.append(module.norms.prepare(groups * parts, BLOCK, *args))
+                launches.append(module.norms.prepare(groups * parts, BLOCK, *args, counters=self.counters, held=self))
             else:
                 nbytes = rows * sum(self.columns[k] for k in tensors) * memory.itemsize(dtype)
-                args = (module.squares, (table.address, job.address, sums), rows * len(items), nbytes)
-                launches.append(lambda args=args: threads.run(*args))
+                args = table.address, job.address, sums
+                launches.append(threads.Launch(module.squares, args, rows * len(items), nbytes, held=self))
         if self.device == "cpu":
-            args = (module.finish, (job.address, sums, out, weights, most), rows, rows * self.places * size)
-            launches.append(lambda args=args: threads.run(*args))
-        else:
-            launches.append(self.counters.launched)
-        return [lambda run=run, owner=self: run() for run in launches]  # which owns the memory that they work in
+            args, nbytes = (job.address, sums, out, weights, most), rows * self.places * size
+            launches.append(threads.Launch(module.finish, args, rows, nbytes, held=self))
+        return launches

@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import cuda, types
 
 from . import codes, driver, generate, linking, memory, scalars, toolchain
+from .threads import whole
 from .tree import SIMULATED
 
 __all__ = [
@@ -125,22 +126,21 @@ class Kernel:
         """Run on CuPy's current stream; does not wait. threads: x, or (x, y)."""
         self.prepare(blocks, threads, *args)()
 
-    def prepare(self, blocks, threads, *args):
-        """The call that launches with these arguments on what is CuPy's current stream then, on this device."""
-        if not blocks:
-            return _nothing
-        if SIMULATED:
-            return partial(_simulate, self.function, blocks, threads, args)
+    def prepare(self, blocks, threads, *args, counters=None, held=None):
+        """The Launch with these arguments on this device. counters: those that it arrives at; held: see there."""
+        if SIMULATED or not blocks:
+            calls = [partial(_simulate, self.function, blocks, threads, args)] * bool(blocks)
+            return Launch(lambda: calls, held=held)
         api = driver.driver()
         x, y = threads if isinstance(threads, tuple) else (threads, 1)
         handle = self._handle(api)
         pointers, values = driver.packed(self.kinds, args)
         at, launch, stream = ctypes.addressof(pointers), api.launch, api.stream
 
-        def run(held=(pointers, values)):
-            launch(handle, blocks, 1, 1, x, y, 1, 0, stream(), at, 0)
+        def calls():
+            return [partial(launch, handle, blocks, 1, 1, x, y, 1, 0, stream(), at, 0)]
 
-        return run
+        return Launch(calls, counters, (pointers, values, held))
 
     def _handle(self, api):
         with self._lock:
@@ -182,6 +182,27 @@ class Kernel:
         return self._made[capability]
 
 
+class Launch:
+    """A kernel with its arguments, on what is CuPy's current stream when it is launched.
+
+    make() gives the calls that launch. held: what must live as long.
+    """
+
+    __slots__ = ("counters", "held", "make")
+
+    def __init__(self, make, counters=None, held=None):
+        self.make, self.counters, self.held = make, counters, held
+
+    def __call__(self):
+        whole([self])
+
+    def calls(self, jobs):
+        """See threads.Launch."""
+        if self.counters:
+            self.counters.launching()
+        return self.make()
+
+
 def jit(kinds, name, code=None, resident=None):
     """Decorator: the function becomes a Kernel of arguments of these kinds, e.g. "int64 float32"."""
     return lambda function: Kernel(function, kinds.split(), name, code, resident)
@@ -191,7 +212,3 @@ def _simulate(function, blocks, threads, args):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba finds small grids slow; small parameters need no more
         cuda.jit(function)[blocks, threads](*args)
-
-
-def _nothing():
-    pass

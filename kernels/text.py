@@ -1,9 +1,12 @@
 """Modules of generated kernels: their constants, and the text that fills their skeletons."""
 
+import re
+
 from . import generate, memory
 from .fields import held_as
 
 HOMES = {"cpu": "gdgpu.kernels.cpu", "cuda": "gdgpu.kernels.target"}
+_KERNEL = re.compile(r"(?m)(^@jit\(.*\)\ndef .*:\n)((?:(?: .*)?\n)+)")
 
 
 def accessors(dtypes, sums, lanes=None):
@@ -29,5 +32,7 @@ def stem(family, *parts):
 
 def module(name, device, skeleton, parts, constants, imports=()):
     """Fill the skeleton and load it for "cpu" or "cuda". imports: generated modules and names, see generate.load."""
-    constants = constants | {"NAME": repr(name)}
-    return generate.load(f"{name}_{device}", generate.fill(skeleton, **parts), constants, HOMES[device], imports)
+    text, constants = generate.fill(skeleton, **parts), constants | {"NAME": repr(name)}
+    if device == "cpu":  # whatever the thread that calls has set: flushing to zero, another rounding
+        text = _KERNEL.sub(r"\1    modes = standard_modes()\n\2    restore_modes(modes)\n", text)
+    return generate.load(f"{name}_{device}", text, constants, HOMES[device], imports)

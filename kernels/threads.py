@@ -2,27 +2,41 @@
 
 Kernels release the GIL, so plain Python threads run them side by side. There is no OpenMP or TBB
 underneath: forking after use, and calling from several Python threads at once, just work.
+
+What is launched is a list of calls that C makes, one after the other, with no bytecode of Python's between: no signal
+handler and no exception of another thread comes in the middle, and when it does come, all of it is done.
 """
 
 import itertools
 import os
+import queue
 import threading
-
-# The functions under those of `signal`, which spend microseconds of every step on enums.
-from _signal import SIGINT, getsignal, raise_signal
-from _signal import signal as set_handler
-from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, partial
+from operator import call
 
 import numpy as np
+
+from .text import module
 
 # Below this many bytes of work, waking another thread costs more than it saves.
 SERIAL_BYTES = 1 << 18
 _PULLS = 8  # pieces a thread's share is handed out in, so that a slow thread holds up less
+_MOST = 1 << 9  # helpers
 
-_local = threading.local()
-_lock = threading.Lock()
-_pool = None
+_numbers = itertools.count(1)
 _num_threads = None
+
+# Until no helper works at job `number`: what a helper works at stands in its slot.
+WAIT = """
+@jit(CACHING, "void(int64, int64, int64)")
+def wait(slots, count, number):
+    k = 0
+    while k < count:
+        if at_work(slots, k) == number:
+            give_way()
+        else:
+            k += 1
+"""
 
 
 def num_threads():
@@ -47,79 +61,143 @@ def set_num_threads(n):
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f"n: expected an int >= 1, got {n!r}")
     _num_threads = n
-    _forget_pool()
+
+
+class _Local(threading.local):
+    address = nbytes = 0
+
+    def __init__(self):
+        self.held = []
+
+
+_local = _Local()
+
+
+class Launch:
+    """kernel(*args, scratch, first, last) over ranges that cover 0 … items-1.
+
+    nbytes: what it moves; scratch: the address of scratch_bytes of a thread's own. held: what must live as long.
+    """
+
+    __slots__ = ("_alone", "_scratch", "args", "held", "items", "kernel", "nbytes", "scratch_bytes")
+
+    def __init__(self, kernel, args, items, nbytes, scratch_bytes=0, held=None):
+        self.kernel, self.args, self.items, self.nbytes = kernel, args, items, nbytes
+        self.scratch_bytes, self.held, self._scratch = scratch_bytes, held, None
+
+    def __call__(self):
+        whole([self])
+
+    def calls(self, jobs):
+        """The calls that do all of it. jobs: takes what helpers may be at."""
+        threads = min(num_threads(), self.items if self.nbytes >= SERIAL_BYTES else 1)
+        if threads > 1:
+            jobs.append(_Job(self, threads))
+            return jobs[-1].calls
+        scratch = _scratch(self.scratch_bytes)
+        if scratch != self._scratch:
+            self._alone = [partial(self.kernel, *self.args, scratch, 0, self.items)] * bool(self.items)
+            self._scratch = scratch
+        return self._alone
 
 
 def run(kernel, args, items, nbytes, scratch_bytes=0):
-    """kernel(*args, scratch, first, last) over ranges that cover 0 … items-1, and wait for all of it."""
-    threads = min(num_threads(), items if nbytes >= SERIAL_BYTES else 1)
-    if threads <= 1:
-        if items:
-            kernel(*args, _scratch(scratch_bytes), 0, items)
-        return
-    step = max(1, items // (threads * _PULLS))
-    starts = itertools.count(0, step)
+    """Make this Launch, and wait for all of it."""
+    whole([Launch(kernel, args, items, nbytes, scratch_bytes)])
 
-    def work():
-        scratch = _scratch(scratch_bytes)
-        while (first := next(starts)) < items:
-            kernel(*args, scratch, first, min(first + step, items))
 
-    with uninterrupted():  # the helpers hold bare addresses: nobody may leave before they are done
-        helpers = _submit(work, threads - 1)
+def whole(launches, *then):
+    """Make all of these launches, and then these calls of C functions; or, where laying out fails, none of them."""
+    calls, jobs = [], []
+    for launch in launches:
+        calls += launch.calls(jobs)
+    calls += then
+    try:
+        list(map(call, calls))  # in C: see above
+    finally:
+        for job in jobs:
+            job.end()
+
+
+class _Job:
+    """A launch shared by threads: whoever is free takes the next piece."""
+
+    def __init__(self, launch, threads):
+        self.launch, self.number, self.error = launch, next(_numbers), None
+        step = max(1, launch.items // (threads * _PULLS))
+        starts = range(0, launch.items, step)
+        self.pieces = iter([(first, min(first + step, launch.items)) for first in starts])
+        team, scratch = _team, _scratch(launch.scratch_bytes)
+        self.wait = partial(_wait(), team.slots.ctypes.data, len(team.slots), self.number)
+        share = partial(list, itertools.starmap(partial(launch.kernel, *launch.args, scratch), self.pieces))
+        self.calls = [partial(team.queue.put, self)] * team.helpers(threads - 1) + [share, self.wait]
+
+    def help(self):
+        """A helper's share."""
+        scratch = _scratch(self.launch.scratch_bytes)
         try:
-            work()
-        finally:
-            wait(helpers)
-        for helper in helpers:
-            helper.result()
+            list(itertools.starmap(partial(self.launch.kernel, *self.launch.args, scratch), self.pieces))
+        except BaseException as error:
+            self.error = error
+
+    def end(self):
+        """Leave no piece to helpers that come late, wait for the others, raise their error."""
+        for _ in self.pieces:  # only after an error of the calling thread's
+            pass
+        self.wait()
+        if self.error:
+            raise self.error
 
 
-class uninterrupted:
-    """A Ctrl-C that comes inside the block is seen at its end, so that what is in it happens whole."""
+class _Team:
+    """Helpers, and a slot for each, which holds the number of the job that it works at."""
 
-    def __enter__(self):
-        self.came, self.usual = False, None
-        # Python runs signal handlers in the main thread only; None: a handler that is not Python's
-        if threading.current_thread() is threading.main_thread():
-            self.usual = getsignal(SIGINT)
-        if self.usual is not None:
-            set_handler(SIGINT, self._note)
+    def __init__(self):
+        self.queue, self.slots, self.started = queue.SimpleQueue(), np.zeros(_MOST, np.int64), 0
+        self._places = iter(range(_MOST))
 
-    def _note(self, number, frame):
-        self.came = True
+    def helpers(self, count):
+        """How many of `count` there are, after starting those that are missing, if they can start."""
+        while self.started < min(count, _MOST):  # several threads may start one too many
+            try:
+                threading.Thread(target=self._help, name=f"gdgpu-{self.started}", daemon=True).start()
+            except RuntimeError:  # there is no room for it, or the interpreter is shutting down
+                break
+            self.started += 1
+        return min(count, self.started)
 
-    def __exit__(self, *error):
-        if self.usual is not None:
-            set_handler(SIGINT, self.usual)
-            if self.came:
-                raise_signal(SIGINT)
+    def _help(self):
+        place = next(self._places, None)
+        while place is not None:
+            job = self.queue.get()
+            self.slots[place] = job.number  # before it takes a piece: who is not waited for takes none
+            job.help()
+            self.slots[place] = 0
+            del job  # which holds arrays
 
 
-def _submit(work, count):
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="gdgpu")
-        try:
-            return [_pool.submit(work) for _ in range(count)]
-        except RuntimeError:  # the interpreter is shutting down: the calling thread does all of it
-            return []
+@cache
+def _wait():
+    return module("wait", "cpu", WAIT, {}, {}).wait
 
 
 def _scratch(nbytes):
-    """The address of this thread's own buffer of at least nbytes, on a 64-byte line."""
-    if getattr(_local, "nbytes", -1) < nbytes:
-        _local.buffer = np.empty(nbytes + 64, np.uint8)
-        _local.address, _local.nbytes = -(-_local.buffer.ctypes.data // 64) * 64, nbytes
+    """The address of this thread's own buffer of at least nbytes, on a 64-byte line. It never goes away.
+
+    A call that begins inside of another, in a signal handler, may take a larger one.
+    """
+    if _local.nbytes < nbytes:
+        size = 1 << max(nbytes - 1, 1 << 12).bit_length()
+        _local.held.append(np.empty(size + 64, np.uint8))
+        _local.address, _local.nbytes = -(-_local.held[-1].ctypes.data // 64) * 64, size
     return _local.address
 
 
-def _forget_pool():
-    global _pool, _lock
-    _lock = threading.Lock()
-    _pool = None
+def _forget():
+    global _team
+    _team = _Team()
 
 
+_forget()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget)

@@ -6,7 +6,7 @@ is the address of a row of addresses (fields.AROUND) for what the step does besi
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
@@ -135,8 +135,8 @@ def plan(device, sizes):
 
 
 def launcher(device, compiled, table, items, chunk, nbytes, around=0):
-    """The call that runs a kernel over items; table and items are Buffers of that device and stay where they are."""
+    """The launch of a kernel over items; table and items are Buffers of that device."""
     args = (table.address, items.address, chunk, around)
     if device == "cpu":
-        return partial(threads.run, compiled, args, len(items), nbytes, coded.SCRATCH_BYTES)
+        return threads.Launch(compiled, args, len(items), nbytes, coded.SCRATCH_BYTES, (table, items))
     return compiled.prepare(len(items), BLOCK, *args)

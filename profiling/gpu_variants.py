@@ -16,6 +16,7 @@ from gdgpu.kernels import clipped, one_pass, plan, reduce, reducer, sample_norms
 from gdgpu.kernels.buffers import address_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.sample_norms import SampleNorms
+from gdgpu.kernels.threads import whole
 
 USUAL = "as it is"
 KEEPING = ("kernel", "kernels", "split_cuda")  # functions of gdgpu.kernels that keep what they return
@@ -138,8 +139,8 @@ def _sums(arrays, case):
     rows, columns = cases.parse_size(case.kind, case.size)
     G, out = arrays.normal(rows, columns), arrays.xp.empty(columns, arrays.sums)
     job = Job(G.dtype.name, rows, (columns,), [(address_of(G), columns)], [(address_of(out),)], 1.0)
-    run = Reduction("cuda", devices.resolve("cuda").xp, reduce.kernel).prepare(job)
-    return lambda G=G: run(), lambda: out[:SEEN]
+    launches = Reduction("cuda", devices.resolve("cuda").xp, reduce.kernel).prepare(job)
+    return lambda G=G: whole(launches), lambda: out[:SEEN]
 
 
 def _norms(arrays, case):
@@ -147,8 +148,8 @@ def _norms(arrays, case):
     rows, columns = cases.parse_size(case.kind, case.size)
     G, out = arrays.normal(rows, columns), arrays.xp.empty(rows, arrays.sums)
     held = SampleNorms("cuda", devices.resolve("cuda").xp, [G.dtype.name], [columns])
-    calls = held.prepare([(address_of(G), columns)], rows, address_of(out))
-    return lambda G=G: [call() for call in calls], lambda: out
+    launches = held.prepare([(address_of(G), columns)], rows, address_of(out))
+    return lambda G=G: whole(launches), lambda: out
 
 
 def _model(arrays, case):

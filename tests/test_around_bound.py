@@ -44,7 +44,7 @@ def test_what_a_bound_step_needs_outlives_everything_else(case):
     junk = [np.full(n, 0xA5, np.uint8) for n in (4, 8, 16, 32, 48, 64, 96, 128, 256, 1024, 1300) for _ in range(50)]
     for _ in range(3):
         run()
-    assert snapshot(run._optimizer) == snapshot(expected_again) != snapshot(expected)
+    assert snapshot(run._owner()) == snapshot(expected_again) != snapshot(expected)
     assert all((array == 0xA5).all() for array in junk)
 
 

@@ -122,7 +122,7 @@ def test_nothing_is_laid_out_while_a_graph_is_recorded(xp):
 def launched(counters, stream, times):
     """That many launches; what is enqueued after each is done before the next."""
     for _ in range(times):
-        counters.launched()
+        counters.launching()
         stream.flush()
 
 
@@ -147,7 +147,7 @@ def wrong_and_not_seen(xp):
     counters.get(3)
     counters.held[1] = 2
     for _ in range(5 * buffers.LAUNCHES):
-        counters.launched()
+        counters.launching()
     return counters
 
 
@@ -163,7 +163,7 @@ def test_a_copy_under_way_has_memory_that_only_counters_get(xp):
     counters = buffers.Counters(xp)
     counters.get(3)
     for _ in range(buffers.LAUNCHES):
-        counters.launched()
+        counters.launching()
     (target, _, nbytes) = xp.stream.pending[-1]
     del counters
     gc.collect()

@@ -310,13 +310,13 @@ def test_empty_groups(name, empty):
 @pytest.fixture
 def launches(monkeypatch):
     """The kernels that were launched: their names as the tables of rules give them."""
-    seen, run = [], threads.run
+    seen, calls = [], threads.Launch.calls
 
-    def counted(kernel, *args):
-        seen.append(kernel)
-        return run(kernel, *args)
+    def counted(launch, jobs):
+        seen.append(launch.kernel)
+        return calls(launch, jobs)
 
-    monkeypatch.setattr(threads, "run", counted)
+    monkeypatch.setattr(threads.Launch, "calls", counted)
     return seen
 
 

@@ -11,6 +11,7 @@ from gdgpu.kernels.buffers import Buffer, address_of
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.reducer import Job, Reduction
 from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
+from gdgpu.kernels.threads import whole
 from support.covering import some
 from support.references import DTYPES, bits, samples, sums_of
 
@@ -74,9 +75,9 @@ def run_fused(rule, flags, dtype, B, columns, weighted=False, move=lambda G: G):
         scale=1 / max(B, 1),
         weights=address_of(weights) if weighted else 0,
     )
-    run = Reduction(device(), target().xp, kernel).prepare(job)
+    launches = Reduction(device(), target().xp, kernel).prepare(job)
     for _ in range(2):  # counters must have reset themselves
-        run()
+        whole(launches)
     return [array for t in tensors for array in t]
 
 

@@ -1,0 +1,76 @@
+"""One call at a time: what an owner's calls work in serves one of them."""
+
+import functools
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+
+_owners = weakref.WeakSet()
+
+
+def take_turns(owner):
+    """Give an owner its `_turn`, the lock that its calls hold: calls of other threads wait."""
+    owner._turn = threading.RLock()
+    _owners.add(owner)
+
+
+def in_turn(method):
+    """Decorator: calls of this method of one owner, and of its others, come one after the other.
+
+    RuntimeError for one that begins inside of another in the same thread: in a signal handler, or in a function of the
+    user's that is called there, as lr may be.
+    """
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        if self._turn._is_owned():
+            raise inside(self)
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def turn(owner):
+    """Context in which other calls of an owner wait: see in_turn."""
+    if owner._turn._is_owned():
+        raise inside(owner)
+    with owner._turn:
+        yield
+
+
+def inside(owner):
+    """The error of a call inside of another."""
+    return RuntimeError(f"{type(owner).__name__}: called while another call of it is at work in this thread")
+
+
+class _Lost:
+    """Stands for the lock of an owner that another thread, which is not in this process, was at work with."""
+
+    def __init__(self, owner):
+        self._name = type(owner).__name__
+
+    def _is_owned(self):
+        raise RuntimeError(
+            f"{self._name}: another thread was in a call of it when this process was forked; make a new one"
+        )
+
+    def __enter__(self):
+        self._is_owned()
+
+    def __exit__(self, *error):
+        pass
+
+
+def _forget_lost():
+    for owner in list(_owners):
+        if owner._turn.acquire(blocking=False):
+            owner._turn.release()
+        else:
+            owner._turn = _Lost(owner)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lost)
