@@ -73,34 +73,71 @@ def view(array, name):
     )
 
 
+def genuine(array, name):
+    """The array itself; TypeError for one whose memory, if it has any, does not hold its values."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array, whose mask would be lost; pass its .filled(value)")
+    torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
+    if torch is None or not isinstance(array, torch.Tensor):
+        return array
+    if array.requires_grad:
+        raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")
+    kind = type(array)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        local = "; pass its .to_local()" if hasattr(array, "to_local") else ""
+        raise TypeError(f"{name}: a {kind.__name__}, which only wraps tensors{local}")
+    if array.layout is not torch.strided or array.is_nested or array.is_quantized:
+        what = "nested" if array.is_nested else "quantized" if array.is_quantized else str(array.layout)
+        raise TypeError(f"{name}: expected a dense tensor of numbers, got a {what.removeprefix('torch.')} one")
+    try:
+        is_there = array.device.type != "meta" and (array.data_ptr() or not array.numel())
+    except (RuntimeError, ValueError):  # of functorch's tensors, and parameters that are not initialised
+        is_there = False
+    if not is_there:
+        raise TypeError(f"{name}: a tensor without memory of its own, on the device {array.device}")
+    if array.is_neg() or array.is_conj():
+        raise TypeError(f"{name}: a lazily negated or conjugated tensor; pass its .resolve_neg().resolve_conj()")
+    return array
+
+
 def _native(array, name):
     """The NumPy or CuPy array that shares the memory of `array`, and the dtype's name."""
+    array = genuine(array, name)
     if isinstance(array, np.ndarray):
         return array, _dtype_name(array.dtype)
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, cupy.ndarray):
         return array, _dtype_name(array.dtype)
-    if getattr(array, "requires_grad", False):
-        raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")
     dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
     if dtype == "bfloat16" and hasattr(array, "data_ptr"):  # NumPy refuses bfloat16 through DLPack
         array = array.view(sys.modules["torch"].int16)
-    if hasattr(array, "__cuda_array_interface__"):
-        import cupy
-
-        native = cupy.asarray(array)
-    elif hasattr(array, "__dlpack__"):
-        if array.__dlpack_device__()[0] in (_CPU, _PINNED):
-            native = np.from_dlpack(array)
-        else:
-            import cupy
-
-            native = cupy.from_dlpack(array)
-    else:
+    try:
+        native = _shared(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TypeError(
+            f"{name}: cannot share the memory of this {type(array).__name__}, dtype {dtype} ({reason})"
+        ) from None
+    if native is None:
         raise TypeError(
             f"{name}: expected a NumPy or CuPy array, or one that speaks DLPack, got {type(array).__name__}"
         )
     return native, dtype if dtype == "bfloat16" else _dtype_name(native.dtype)
+
+
+def _shared(array):
+    """NumPy's or CuPy's array of the same memory; None for what offers none."""
+    if hasattr(array, "__cuda_array_interface__"):
+        import cupy
+
+        return cupy.asarray(array)
+    if not hasattr(array, "__dlpack__"):
+        return None
+    if array.__dlpack_device__()[0] in (_CPU, _PINNED):
+        return np.from_dlpack(array)
+    import cupy
+
+    return cupy.from_dlpack(array)
 
 
 @cache
@@ -130,7 +167,8 @@ def matching(tree, params, name):
         if not isinstance(tree, dict):
             raise TypeError(f"{name}: expected a dict like params, got {type(tree).__name__}")
         if tree.keys() != params.keys():
-            raise ValueError(f"{name}: expected the keys {sorted(params)}, got {sorted(tree)}")
+            keys, got = (sorted(map(repr, keyed)) for keyed in (params, tree))
+            raise ValueError(f"{name}: expected the keys {', '.join(keys)}, got {', '.join(got) or 'none'}")
         return leaves({key: tree[key] for key in params}, name)
     if isinstance(params, list | tuple):
         if not isinstance(tree, list | tuple):

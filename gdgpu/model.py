@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .arrays import genuine
 from .checks import count, one_of
 from .clipping import checked_norm
 from .devices import resolve
@@ -166,14 +167,12 @@ class Model:
         return X
 
     def _array(self, array, name):
-        xp = self.device.xp
+        xp, array = self.device.xp, genuine(array, name)
         if xp is np and hasattr(array, "__cuda_array_interface__"):
             raise TypeError(f"{name}: expected an array on the CPU, as the model, got one on a CUDA device")
-        if getattr(array, "requires_grad", False):
-            raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")
         try:
             array = xp.asarray(array)
-        except (TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise TypeError(f"{name}: expected a numeric array, got {type(array).__name__} ({reason})") from None
         if array.dtype.kind not in "biuf":

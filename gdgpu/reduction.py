@@ -9,6 +9,7 @@ import numpy as np
 from .arrays import (
     contiguous,
     disjoint,
+    genuine,
     in_order,
     kernel_device,
     leaves,
@@ -184,11 +185,10 @@ def cast_weights(weights, count, G, xp):
     """weights on the device, contiguous: accumulator's dtype -> array, for each that G needs. None for None."""
     if weights is None:
         return None
-    if getattr(weights, "requires_grad", False):
-        raise TypeError("weights: a tensor that requires grad; pass its .detach()")
+    weights = genuine(weights, "weights")
     try:
         weights = xp.asarray(weights)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"weights: expected an array of real numbers ({error})") from None
     if weights.dtype.kind not in "biuf":
         raise TypeError(f"weights: expected real numbers, got dtype {weights.dtype}")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .arrays import genuine
 from .checks import count, flag
 
 
@@ -12,16 +13,18 @@ def minibatches(*arrays, batch_size, shuffle=True, seed=0, epoch=0, drop_last=Fa
         batch k = (a[order[k * batch_size : (k + 1) * batch_size]] for a in arrays)
 
     `arrays` have the same length n along their first axis: NumPy (memory-mapped too), CuPy, or
-    anything indexed alike. `batch_size` is an int >= 1 or "full", all samples at once; the last batch
-    is shorter where it does not divide n, or left out with `drop_last`. Yields one tuple of arrays a
-    batch, nothing for n = 0. The order is drawn on the host, hence the same on every device; CuPy
-    arrays are gathered on their own device. Without `shuffle` batches are views, in order.
+    anything indexed alike. Data frames and series are taken by position, as NumPy arrays of their values.
+    `batch_size` is an int >= 1 or "full", all samples at once; the last batch is shorter where it does
+    not divide n, or left out with `drop_last`. Yields one tuple of arrays a batch, nothing for n = 0.
+    The order is drawn on the host, hence the same on every device; CuPy arrays are gathered on their
+    own device. Without `shuffle` batches are views, in order.
 
     Everything is checked at the call, not at the first batch. Raises ValueError for no arrays,
     lengths that differ and numbers out of range, TypeError for what is no array or no int.
     Source: PCG64 is M. E. O'Neill, "PCG: a family of simple fast space-efficient statistically good
     algorithms for random number generation", 2014, seeded through numpy.random.SeedSequence.
     """
+    arrays = [_by_position(genuine(array, f"arrays[{i}]")) for i, array in enumerate(arrays)]
     n = _common_length(arrays)
     starts = batch_starts(n, batch_size, flag("drop_last", drop_last))
     seed, epoch = count("seed", seed), count("epoch", epoch)
@@ -37,6 +40,11 @@ def batch_starts(n, batch_size, drop_last=False):
         return range(0, n, max(n, 1))
     size = count("batch_size", batch_size, least=1, otherwise=' or "full"')
     return range(0, n - n % size if drop_last else n, size)
+
+
+def _by_position(array):
+    """What is indexed by labels, as those of pandas are, as a NumPy array."""
+    return np.asarray(array) if hasattr(array, "iloc") or hasattr(array, "to_numpy") else array
 
 
 def _common_length(arrays):
