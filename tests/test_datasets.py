@@ -115,8 +115,10 @@ KINDS = [
     (["b", "a", "c"], "classes"),
     ([0.5, 1.0, 0.5, 1.0], "values"),
     ([1, 2, 3, 4], "values"),
-    (list(range(101)) * 3, "values"),
-    (list(range(100)) * 3, "classes"),
+    (list(range(21)) * 3, "values"),
+    (list(range(20)) * 3, "classes"),
+    ([2.0**53, 2.0**53 + 2] * 3, "values"),
+    ([2**53, 2**53 + 1] * 3, "classes"),
     ([[1, 0], [0, 1], [1, 0], [0, 1]], "values"),
 ]
 
