@@ -29,7 +29,7 @@ def layout(path, rows, target=None, header=None):
             header = _find_header(top, texts, likely, width - 1 if index is None else index)
         if header is None:
             line = quoted(",".join(top))
-            raise DataError(f"--header: line 1 of {path}, {line}, may be names or a sample: say --header or --no-header")
+            raise DataError(f"--header: line 1 of {path}, {line}, is names or a sample: say --header or --no-header")
     named = [k for k, cell in enumerate(top) if cell == target] if header else []
     if len(named) > 1:
         raise DataError(f"--target: {len(named)} columns of {path} are named {quoted(target)}; give an index")
