@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -74,10 +75,11 @@ def _targets(t, place):
 def _text(t, place):
     """Bytes and text as text that Python can hold."""
     try:
-        t = np.char.decode(t, "utf-8") if t.dtype.kind == "S" else t
-        t.tolist()
-    except ValueError:  # UnicodeError, and a character beyond Unicode
-        raise DataError(f"{place}: expected text, got bytes that are none") from None
+        t = np.char.decode(t, "utf-8") if t.dtype.kind == "S" else t.astype(t.dtype.newbyteorder("="))
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: expected text, got bytes that are no UTF-8") from None
+    if (t.reshape(-1).view(np.uint32) > sys.maxunicode).any():  # NumPy makes strings of it that crash later
+        raise DataError(f"{place}: expected text, got characters beyond Unicode")
     return t
 
 

@@ -106,7 +106,7 @@ def test_floats_that_do_not_tell_integers_apart_are_no_classes(dtype):
 Y, INTEGERS = [f"{x:.3f}" for x in X @ [1, 2, 3]], RANDOM.integers(0, 9, (N, 3))
 SPECIES = cycled("cat", "dog")
 ONE = X[:, :1]
-YEARS = np.sort(RANDOM.integers(1900, 2000, (N, 3)), axis=1) + [0, 1, 2]
+YEARS = np.sort(RANDOM.integers(1900, 2000, (N, 3)), axis=1) + np.arange(3)
 # header: (labels, features, whether line 1 is a header; None: asks)
 HEADERS = {
     "0,1,2,3": (Y, X, True),
