@@ -6,7 +6,6 @@ from reprlib import Repr
 _INTEGER = re.compile(r"([+-]?)0*([0-9]+)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-_PLAIN = frozenset("0123456789+-.eE \t")
 
 _repr = Repr()
 _repr.maxstring = 60
@@ -34,5 +33,6 @@ def is_not_finite(cell):
 
 
 def are_plain(cells):
-    """Whether float() takes no more of these cells than `number` does; much faster than to ask for each."""
-    return _PLAIN.issuperset("".join(cells))
+    """Whether what float() takes of these cells, and is finite, is what `number` takes; faster than to ask for each."""
+    text = "".join(cells)
+    return text.isascii() and "_" not in text

@@ -123,7 +123,7 @@ def _check_steps(session, path, metadata, epochs):
     samples, size = len(session.split.X), session.options.batch_size
     each = 1 if size == "full" else -(-samples // size)
     steps = _parsed(metadata, "steps", path)
-    if type(steps) is not int or steps != epochs * each:
+    if steps != epochs * each:
         raise ValueError(f"{path} has {_shown(steps)} steps, not the {epochs * each} of its epochs")
 
 
@@ -150,9 +150,9 @@ def _epoch(metadata, path):
 
 
 def _parsed(metadata, name, path):
-    """JSON of the metadata; json also reads NaN."""
+    """JSON of the metadata."""
     try:
-        value = json.loads(metadata[name], parse_constant=_refuse)
+        value = json.loads(metadata[name])
         json.dumps(value)  # which is nested as deeply
         return value
     except KeyError:
@@ -160,10 +160,6 @@ def _parsed(metadata, name, path):
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{path} has {name} that is not JSON ({reason})") from None
-
-
-def _refuse(constant):
-    raise ValueError(f"{constant} is no number")
 
 
 def _shown(value):

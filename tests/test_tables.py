@@ -35,6 +35,11 @@ def test_a_number_is_what_float_takes_of_plain_characters(cell):
     except ValueError:
         expected = None
     assert cells.number(cell) == expected
+    if cells.are_plain([cell]):
+        try:
+            assert cells.number(cell) == float(cell) or not np.isfinite(float(cell))
+        except ValueError:
+            assert cells.number(cell) is None
 
 
 NO_NUMBERS = ("1_1", "1_2", "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT ONE}", "0x11", "infinity", "+inf", "NaN")
@@ -131,6 +136,7 @@ HEADERS = {
     "0.1,0.2,0.3,cat": (SPECIES, X, False),
     "0.1,0.2,0.3,1_1": (cycled("1_1", "11"), X, "error"),
     "0.1,0.2,,cat": (SPECIES, X, "error"),
+    "0.1,abc,0.3,0.4": (Y, X, "error"),
     "0.1,0.2,0.3,": (Y, X, "error"),
     "0.1,0.2,0.3,nan": (Y, X, "error"),
 }
@@ -247,6 +253,8 @@ def test_an_unnamed_first_column_that_numbers_rows_is_no_feature(case):
 def test_an_index_that_is_asked_for_is_the_target():
     write(Y, ",b,c,y")
     np.testing.assert_array_equal(datasets.load("data.csv", "0").t, X[:, 0])
+    write(Y, ",b,c,y", np.column_stack([ROWS, ROWS, ROWS]))
+    assert datasets.load("data.csv", "0").X.shape == (N, 3)
     write(cycled(1, 2), ",y", ROWS[:, None])
     assert datasets.load("data.csv", "0").X.shape == (N, 1)
     assert "no features beside" in one_line("train data.csv")
