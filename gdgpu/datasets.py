@@ -165,7 +165,12 @@ def moments(X, rows):
 def _take(X, rows, mean, scale):
     out = np.empty((len(rows), X.shape[1]), np.float32)
     for start, block in _gather(X, rows):
-        out[start : start + len(block)] = (block - mean) / scale
+        with np.errstate(over="ignore"):
+            out[start : start + len(block)] = (block - mean) / scale
+        if not np.isfinite(part := out[start : start + len(block)]).all():
+            row, column = np.argwhere(~np.isfinite(part))[0].tolist()
+            place = f"DATA: the feature in row {rows[start + row]}, column {column}"
+            raise DataError(f"{place}, is infinite in float32 once it is standardised: it lies too far from the others")
     return out
 
 

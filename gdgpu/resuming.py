@@ -91,7 +91,7 @@ def _compare(session, path, tensors, metadata):
     for name in ("mean", "scale"):
         array, own = tensors.get(name), getattr(session.split, name)
         same = array is not None and (array.dtype, array.shape) == (own.dtype, own.shape)
-        if not same or not np.allclose(array, own, rtol=1e-6, atol=0):
+        if not same or not np.allclose(array, own, rtol=1e-6, atol=1e-6 * session.split.scale):
             raise ValueError(f"{path} has another {name} of the features than this run")
 
 

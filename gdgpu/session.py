@@ -13,6 +13,7 @@ from .devices import resolve
 from .files import check_writable, write_json
 from .info import describe
 from .options import HIDDEN, MODELS, OPTIMIZERS, RATES, TASKS
+from .readers import LARGEST
 from .sampling import batch_starts
 from .training import fit
 
@@ -66,7 +67,7 @@ class Session:
         if "lr" not in row.defaults | given:
             rate = RATES[self.model.criterion.kind]
             if self.model.name == "poisson":  # whose curvature grows with the counts
-                rate /= 1 + self.split.t.mean()
+                rate /= 1 + self.split.t.mean(dtype=np.float64)
             optimizer.lr = default_lr(rate, hyper.get("momentum", 0), batch_size, self.split.X)
         return optimizer, hyper | {"lr": optimizer.lr}
 
@@ -202,7 +203,8 @@ def _new_model(name, split, labels, options, device):
 
 def _spread(t):
     """Twice the median distance of targets from their median, about 1.35 deviations of normal ones; 1 where it is 0."""
-    return 2 * float(np.median(abs(t - np.median(t, axis=0)))) or 1.0
+    with np.errstate(over="ignore"):
+        return min(2 * float(np.median(abs(t - np.median(t, axis=0)))), LARGEST) or 1.0
 
 
 def _own_settings(model):

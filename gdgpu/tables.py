@@ -94,6 +94,8 @@ class _Table:
         """What read_csv returns."""
         features = [k for k in range(len(self.names)) if k != self.target]
         notes = {"header": "line 1" if self.header else "none: line 1 is a sample"}
+        if self.header and any(cells.number(name) is not None for name in self.names):
+            notes["header"] += f", {cells.quoted(','.join(self.names))}"
         left_out = 0
         while self.header and left_out < self.target and self._numbers_rows(left_out, X[:, left_out]):
             left_out += 1

@@ -168,6 +168,15 @@ def test_standardised_by_the_training_samples(shape):
     assert (parts.X[:, 1] == 0).all() and parts.X.dtype == np.float32
 
 
+def test_a_feature_that_no_float32_holds_once_standardised_is_named():
+    X = 1e-150 * np.random.default_rng(0).normal(size=(50, 2))
+    outlier = datasets.split(np.arange(50.0)[:, None], np.arange(50)).t_test[3]
+    X[outlier, 1] = 3e38
+    with pytest.raises(datasets.DataError, match=f"^DATA: the feature in row {outlier}, column 1, is infinite"):
+        datasets.split(X, X[:, 0])
+    datasets.split(X, X[:, 0], standardize=False)
+
+
 @pytest.mark.parametrize("change", ["X", "t", "shape", "dtype"])
 def test_fingerprint_tells_data_apart(change):
     a = np.arange(6.0).reshape(2, 3)

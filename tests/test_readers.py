@@ -141,6 +141,15 @@ def test_long_doubles_beyond_float32_are_named_without_a_warning(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("model", ["linear", "huber", "poisson"])
+def test_targets_at_the_end_of_float32_end_without_a_warning(model, recwarn):
+    random = np.random.default_rng(0)
+    t = random.uniform(0.9, 1, N) * 3e38
+    np.savez("a.npz", X=random.normal(size=(N, 2)), y=t if model == "poisson" else t * np.tile([1, 1, -1], N // 3))
+    assert "diverged" in one_line(f"train a.npz --epochs 1 --model {model}", code=1)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("labels", [np.full(N, b"\xff"), np.full(4 * N, 0x7FFFFFFF, "u4").view("U4")])
 def test_labels_that_are_no_text(labels):
     np.savez("a.npz", X=X, y=labels)

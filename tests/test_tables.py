@@ -164,7 +164,7 @@ def test_header(header):
 
 def test_the_table_says_what_line_1_is():
     write(Y, "0,1,2,3")
-    assert "line 1" in run("train data.csv --epochs 1")[1]
+    assert "line 1, '0,1,2,3'" in run("train data.csv --epochs 1")[1]
     out = run("train data.csv --epochs 1 --no-header")[1]
     assert "none: line 1 is a sample" in out and "33 training and 8 test" in out
     out = run("compare data.csv --epochs 1 --no-header --optimizer momentum --batch-size full")[1]
