@@ -7,7 +7,8 @@ import sys
 import click
 
 from . import __version__
-from .options import HIDDEN, MODELS, OPTIMIZERS, Options
+from .display import one_line
+from .options import HIDDEN, MODELS, OPTIMIZERS, TASKS, Options
 
 _DEFAULT = Options()
 _MOMENTA = ", ".join(f"{name} {o.defaults['momentum']:g}" for name, o in OPTIMIZERS.items() if "momentum" in o.defaults)
@@ -39,7 +40,7 @@ def main(args=None):
         if not isinstance(error, Diverged):
             raise
         code, message = 1, f"{error}; a smaller --lr may help"
-    print("gdgpu:", " ".join(message.split()), file=sys.stderr)
+    print(one_line(f"gdgpu: {message}", sys.stderr.encoding), file=sys.stderr)
     sys.exit(code)
 
 
@@ -70,6 +71,8 @@ def _options(*options):
 _DATA = _options(
     click.argument("data", required=False),
     click.option("--target", help="Column of a .csv (name or index, the last by default), array of an .npz, or file."),
+    click.option("--header/--no-header", default=None, help="Whether line 1 of a .csv is names; by default found out."),
+    click.option("--task", type=click.Choice(list(TASKS)), help="What the target is for; by default found out."),
     click.option("--model", type=click.Choice(list(MODELS)), help="By default what fits the target."),
     click.option("--hidden", metavar="N,…,N", help=f"Sizes of the hidden layers of mlp; by default {HIDDEN}."),
 )

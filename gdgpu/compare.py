@@ -27,6 +27,7 @@ def compare(options, grid, reach=None):
         number("reach", reach)
     rows = _sessions(options, grid)
     runs = [(row, session) for row in rows for session in row.sessions]
+    runs[0][1].note(runs[0][1].left_out)
     diverged = {}
     for k, (row, session) in enumerate(runs, 1):
         if display.is_terminal():
@@ -45,8 +46,9 @@ def compare(options, grid, reach=None):
     if options.plot and finished:
         plotting.plot_runs(options.plot, {row.label: None if row.diverged else row.line() for row in rows}, title)
     if not options.quiet:
-        caption = f"epochs and seconds: until the training loss is {reach:.4g}" if finished else None
-        display.show_rows([row.cells(reach) for row in rows], title, caption)
+        caption = [f"epochs and seconds: until the training loss is {reach:.4g}"] if finished else []
+        caption += [f"{what}: {text}" for what, text in session.notes.items()]
+        display.show_rows([row.cells(reach) for row in rows], title, "\n".join(caption))
     if not finished:
         raise next(iter(diverged.values()))
 

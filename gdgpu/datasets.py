@@ -1,16 +1,17 @@
 """Data sets: loading and checking them, splitting them into training and test, standardising features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 
 import numpy as np
 
+from .cells import integer, number
 from .checks import count
 from .loading import blocks, read
-from .readers import DataError
+from .readers import LARGEST, DataError
 
-_MOST_CLASSES = 100
+_MOST_CLASSES = 20  # of integers: more of them are an age, a count
 _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle
 
 
@@ -22,27 +23,52 @@ class Dataset:
     t: np.ndarray
     names: tuple | None = None
     source: str = "data"
+    notes: dict = field(default_factory=dict)
+
+    @property
+    def kind(self):
+        """ "classes" for text and for integers with few distinct values (at most 20, and two samples of each
+        on average), else "values"."""
+        return self._kind[0]
+
+    @property
+    def reason(self):
+        """Why it is that kind."""
+        return self._kind[1]
 
     @cached_property
-    def kind(self):
-        """ "classes" for text and for integers with few distinct values (at most 100, and two samples of each
-        on average), else "values"."""
-        if self.t.dtype.kind in "bU":
-            return "classes"
-        if self.t.ndim > 1 or not self._whole:
-            return "values"
+    def _kind(self):
+        if self.t.dtype.kind == "U":
+            too_large = all(map(integer, self.t.tolist()))
+            return "classes", "integers of more than 64 bits, taken as text" if too_large else "text"
+        if self.t.dtype.kind == "b":
+            return "classes", "true and false"
+        if self.t.ndim > 1:
+            return "values", f"{self.t.shape[1]} columns"
+        if not self._whole:
+            return "values", "not all are integers"
         distinct = len(np.unique(self.t))
-        return "classes" if distinct == 2 or distinct <= min(_MOST_CLASSES, len(self.t) // 2) else "values"
+        if distinct == 2 or distinct <= min(_MOST_CLASSES, len(self.t) // 2):
+            return "classes", f"{distinct} different integers"
+        return "values", f"{distinct} different integers in {len(self.t)} samples"
 
     @cached_property
     def _whole(self):
-        return self.t.dtype.kind != "f" or (self.t == np.rint(self.t)).all()
+        """Whether all are integers that their dtype tells apart."""
+        if self.t.dtype.kind != "f":
+            return True
+        exact = 2.0 ** (np.finfo(self.t.dtype).nmant + 1)
+        return bool((self.t == np.rint(self.t)).all() and (np.abs(self.t) <= exact).all())
 
     def values(self):
         """Targets of a regression, float32."""
-        if self.t.dtype.kind == "U":
-            raise DataError(f"DATA: the target of {self.source} is text, expected numbers")
-        return self.t.astype(np.float32)
+        t = self.t
+        if t.dtype.kind == "U":
+            values = [number(text) if integer(text) else None for text in t.tolist()]  # which int64 does not hold
+            if not all(value is not None and abs(value) <= LARGEST for value in values):
+                raise DataError(f"DATA: the target of {self.source} is text, expected numbers")
+            t = np.array(values)
+        return t.astype(np.float32)
 
     def classes(self):
         """(indices 0 .. K-1, the K labels in ascending order) of a classification."""
@@ -75,17 +101,21 @@ def digits():
         return Dataset(archive["X"], archive["t"], source="digits")
 
 
-def load(path=None, target=None):
+def load(path=None, target=None, header=None):
     """The Dataset in a .npz, .csv, .npy or IDX file (the digits if None), checked.
 
-    target: name of an array (.npz), name or index of a column (.csv), or a file (.npy, IDX).
+    target: name of an array (.npz), name or index of a column (.csv), or a file (.npy, IDX). header: whether a .csv
+    has one, None to find out.
     Raises DataError (a ValueError) that names DATA or --target, the file and the place in it.
     """
     if path is None:
         if target is not None:
             raise DataError("--target: needs DATA; the digits have their own targets")
+        if header is not None:
+            raise DataError("--header: needs DATA; the digits have none")
         return digits()
-    return Dataset(*read(path, target), source=str(path))
+    X, t, names, notes = read(path, target, header)
+    return Dataset(X, t, names, str(path), notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +165,12 @@ def moments(X, rows):
 def _take(X, rows, mean, scale):
     out = np.empty((len(rows), X.shape[1]), np.float32)
     for start, block in _gather(X, rows):
-        out[start : start + len(block)] = (block - mean) / scale
+        with np.errstate(over="ignore"):
+            out[start : start + len(block)] = (block - mean) / scale
+        if not np.isfinite(part := out[start : start + len(block)]).all():
+            row, column = np.argwhere(~np.isfinite(part))[0].tolist()
+            place = f"DATA: the feature in row {rows[start + row]}, column {column}"
+            raise DataError(f"{place}, is infinite in float32 once it is standardised: it lies too far from the others")
     return out
 
 

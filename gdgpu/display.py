@@ -3,6 +3,7 @@
 import sys
 import time
 
+LINE = 300  # characters that an error or a note has at most
 _INTERVAL = 0.1  # seconds between updates, each of which reads a loss and so waits for a GPU
 
 
@@ -125,7 +126,22 @@ def show_rows(rows, title=None, caption=None):
 
 def note(text):
     """One line of news on standard error."""
-    console(stderr=True).print(text, markup=False, soft_wrap=True)
+    console(stderr=True).print(one_line(text, sys.stderr.encoding), markup=False, soft_wrap=True)
+
+
+def one_line(text, encoding=None):
+    """Text that may quote anything as one printable line of at most LINE characters, with its middle left out."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(_ends(text, 4 * LINE).split()))
+    encoding = encoding or "utf-8"
+    return _ends(shown.encode(encoding, "backslashreplace").decode(encoding), LINE)
+
+
+def _ends(text, size):
+    """The text, or what fits of its beginning and its end."""
+    if len(text) <= size:
+        return text
+    last = size // 3
+    return f"{text[: size - last - 5]} ... {text[-last:]}"
 
 
 def short(number):

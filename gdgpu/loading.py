@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -9,18 +10,21 @@ from .readers import DataError, read_array, read_npz, readable, suffix
 from .tables import read_csv
 
 
-def read(path, target=None):
-    """(X, t, names) of `path`: .npz, .csv or .npy by its name, else IDX; csv and IDX may be gzipped.
+def read(path, target=None, header=None):
+    """(X, t, names, notes) of `path`: .npz, .csv or .npy by its name, else IDX; csv and IDX may be gzipped.
 
-    X: (n, d), real and finite, memory-mapped if .npy. t: (n,) or (n, k), finite or text. names: of the d
-    features, or None.
+    X: (n, d), real and finite, memory-mapped if .npy. t: (n,) or (n, k), finite or text. header: see read_csv. names:
+    of the d features, or None. notes: {what: text} of what was decided about a csv.
     """
-    path, names = os.fspath(path), None
+    path, names, notes = os.fspath(path), None, {}
     t_place = f"DATA: the target in {path}"
-    if (ending := suffix(path)) == ".csv":
-        X, t, names = readable(read_csv, path, target, argument="DATA")
+    ending = suffix(path)
+    if header is not None and ending != ".csv":
+        raise DataError(f"--header: expected a .csv with it, got {path}")
+    if ending == ".csv":
+        X, t, names, notes = readable(read_csv, path, target, header, argument="DATA")
     elif ending == ".npz":
-        X, t = readable(read_npz, path, target, argument="DATA")
+        X, t = read_npz(path, target)
     else:
         X = read_array(path, "DATA")
         if target is None:
@@ -31,7 +35,7 @@ def read(path, target=None):
     X, t = _features(X, f"DATA: X in {path}"), _targets(t, t_place)
     if len(X) != len(t):
         raise DataError(f"{t_place} has {len(t)} samples, X in {path} has {len(X)}")
-    return X, t, names
+    return X, t, names, notes
 
 
 def blocks(array, size=1 << 20):
@@ -54,10 +58,10 @@ def _features(X, place):
 
 def _targets(t, place):
     """t as (n,), or (n, k) for k > 1."""
-    t = t.astype(str) if t.dtype.kind == "S" else np.asarray(t)
+    t = _text(t, place) if t.dtype.kind in "SU" and t.dtype.itemsize else np.asarray(t)
     if t.ndim == 2 and t.shape[1] == 1:
         t = t[:, 0]
-    if t.ndim not in (1, 2) or t.dtype.kind not in ("biufU" if t.ndim == 1 else "biuf"):
+    if t.ndim not in (1, 2) or t.dtype.kind not in ("biufU" if t.ndim == 1 else "biuf") or not t.dtype.itemsize:
         raise DataError(f"{place}: expected numbers or text of shape (samples,), got {t.dtype} {t.shape}")
     if not t.size:
         raise DataError(f"{place} is empty: its shape is {t.shape}")
@@ -68,9 +72,20 @@ def _targets(t, place):
     return t
 
 
+def _text(t, place):
+    """Bytes and text as text that Python can hold."""
+    try:
+        t = np.char.decode(t, "utf-8") if t.dtype.kind == "S" else t.astype(t.dtype.newbyteorder("="))
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: expected text, got bytes that are no UTF-8") from None
+    if (t.reshape(-1).view(np.uint32) > sys.maxunicode).any():  # NumPy makes strings of it that crash later
+        raise DataError(f"{place}: expected text, got characters beyond Unicode")
+    return t
+
+
 def _check_finite(array, place):
     for start, block in blocks(array):
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             fits = np.isfinite(block.astype(np.float32))
         if not fits.all():
             row, *column = np.argwhere(~fits)[0].tolist()

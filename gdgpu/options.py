@@ -28,6 +28,7 @@ MODELS = {
     "softmax": Model("SoftmaxRegression", "classes"),
     "mlp": Model("MLP", None),
 }
+TASKS = {"regression": "values", "classification": "classes"}  # kinds of targets
 HIDDEN = "128"  # sizes of the hidden layers of mlp
 RATES = {"values": 0.25, "classes": 8}  # factor of the default lr, by the kind of the targets
 OPTIMIZERS = {
@@ -54,6 +55,8 @@ class Options:
 
     data: str | None = None
     target: str | None = None
+    header: bool | None = None
+    task: str | None = None
     model: str | None = None
     hidden: str | None = None
     optimizer: str = "momentum"

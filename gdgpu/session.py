@@ -12,7 +12,8 @@ from .checks import count
 from .devices import resolve
 from .files import check_writable, write_json
 from .info import describe
-from .options import HIDDEN, MODELS, OPTIMIZERS, RATES
+from .options import HIDDEN, MODELS, OPTIMIZERS, RATES, TASKS
+from .readers import LARGEST
 from .sampling import batch_starts
 from .training import fit
 
@@ -23,9 +24,10 @@ def train(options):
     Raises ValueError or TypeError naming the option, OSError, Diverged.
     """
     _check_outputs(options)
+    replaced = None if options.resume else resuming.check_replaceable(options.checkpoint, options.epochs)
     session = Session(options)
-    if options.resume:
-        session.note(resuming.restore(session, options.checkpoint))
+    session.note(session.left_out)
+    session.note(resuming.restore(session, options.checkpoint) if options.resume else replaced)
     session.train()
     if options.history:
         write_json(options.history, {"config": session.config, "epochs": session.epochs})
@@ -43,8 +45,10 @@ class Session:
         self.options, self.epochs = options, []
         device = resolve(options.device)
         count("epochs", options.epochs, least=1)
-        data = datasets.load(options.data, options.target)
-        name, t, self.labels = _choose_model(data, options.model)
+        data = datasets.load(options.data, options.target, options.header)
+        name, t, self.labels, reason = _choose_model(data, options.model, options.task)
+        taken = f"{len(self.labels)} classes" if self.labels else "numbers"
+        self.notes = data.notes | {"target": f"{taken}: {reason}"}
         self.split = datasets.split(data.X, t, options.test_fraction, options.seed, options.standardize)
         self.model = _new_model(name, self.split, self.labels, options, device)
         self.optimizer, self.hyper = self._new_optimizer()
@@ -63,7 +67,7 @@ class Session:
         if "lr" not in row.defaults | given:
             rate = RATES[self.model.criterion.kind]
             if self.model.name == "poisson":  # whose curvature grows with the counts
-                rate /= 1 + self.split.t.mean()
+                rate /= 1 + self.split.t.mean(dtype=np.float64)
             optimizer.lr = default_lr(rate, hyper.get("momentum", 0), batch_size, self.split.X)
         return optimizer, hyper | {"lr": optimizer.lr}
 
@@ -89,6 +93,7 @@ class Session:
     def config(self):
         """What --history keeps: the settings, and where they were applied."""
         return self.settings | {
+            "task": "classification" if self.labels else "regression",
             "epochs": len(self.epochs),
             "data": self.source,
             "labels": self.labels,
@@ -125,6 +130,11 @@ class Session:
                 on_epoch=on_epoch,
             )
 
+    @property
+    def left_out(self):
+        """Which columns were no features, if any."""
+        return f"{self.source}: left out {self.notes['left out']}" if "left out" in self.notes else None
+
     def note(self, text):
         """Tell the user, unless asked to be quiet."""
         if text and not self.options.quiet:
@@ -137,9 +147,9 @@ class Session:
         hyper = ", ".join(f"{name} {value:g}" for name, value in self.hyper.items())
         own = [f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}" for name, value in _own_settings(model).items()]
         tested = last["test_loss"] is not None
-        kinds = f", {len(self.labels)} classes" if self.labels else ""
         return [
-            ("data", f"{self.source}, {samples} of {model.n_features} features{kinds}"),
+            ("data", f"{self.source}, {samples} of {model.n_features} features"),
+            *self.notes.items(),
             ("model", ", ".join([model.name, *own])),
             ("optimizer", f"{self.options.optimizer}, {hyper}, batch size {self.options.batch_size}"),
             ("device", describe(model.device)),
@@ -162,15 +172,19 @@ def default_lr(rate, momentum, batch_size, X):
     return float(f"{rate * (1 - momentum) * batch_size / (batch_size + 32) / (1 + square):.2g}")
 
 
-def _choose_model(data, name):
-    """(name, targets, labels or None), the model after the kind of the targets unless asked for."""
-    kind = (name and MODELS[name].kind) or data.kind
+def _choose_model(data, name, task):
+    """(name, targets, labels or None, why), the model after the kind of the targets unless asked for."""
+    asked, taken = TASKS.get(task), name and MODELS[name].kind
+    if asked and taken and asked != taken:
+        raise ValueError(f"model: {name} takes {taken}, which is not --task {task}")
+    kind = asked or taken or data.kind
+    reason = f"--task {task}" if asked else f"--model {name}" if taken else data.reason
     if kind == "values":
-        return name or "linear", data.values(), None
+        return name or "linear", data.values(), None, reason
     t, labels = data.classes()
     if name == "logistic" and len(labels) != 2:
         raise ValueError(f"model: logistic takes 2 classes, {data.source} has {len(labels)}; try softmax")
-    return name or ("logistic" if len(labels) == 2 else "softmax"), t, labels
+    return name or ("logistic" if len(labels) == 2 else "softmax"), t, labels, reason
 
 
 def _new_model(name, split, labels, options, device):
@@ -189,7 +203,8 @@ def _new_model(name, split, labels, options, device):
 
 def _spread(t):
     """Twice the median distance of targets from their median, about 1.35 deviations of normal ones; 1 where it is 0."""
-    return 2 * float(np.median(abs(t - np.median(t, axis=0)))) or 1.0
+    with np.errstate(over="ignore"):
+        return min(2 * float(np.median(abs(t - np.median(t, axis=0)))), LARGEST) or 1.0
 
 
 def _own_settings(model):

@@ -115,8 +115,10 @@ KINDS = [
     (["b", "a", "c"], "classes"),
     ([0.5, 1.0, 0.5, 1.0], "values"),
     ([1, 2, 3, 4], "values"),
-    (list(range(101)) * 3, "values"),
-    (list(range(100)) * 3, "classes"),
+    (list(range(21)) * 3, "values"),
+    (list(range(20)) * 3, "classes"),
+    ([2.0**53, 2.0**53 + 2] * 3, "values"),
+    ([2**53, 2**53 + 1] * 3, "classes"),
     ([[1, 0], [0, 1], [1, 0], [0, 1]], "values"),
 ]
 
@@ -164,6 +166,15 @@ def test_standardised_by_the_training_samples(shape):
     test = X[np.isin(X[:, 0], parts.t_test)]
     np.testing.assert_allclose(parts.X_test, (test - mean) / scale, atol=1e-6)
     assert (parts.X[:, 1] == 0).all() and parts.X.dtype == np.float32
+
+
+def test_a_feature_that_no_float32_holds_once_standardised_is_named():
+    X = 1e-150 * np.random.default_rng(0).normal(size=(50, 2))
+    outlier = datasets.split(np.arange(50.0)[:, None], np.arange(50)).t_test[3]
+    X[outlier, 1] = 3e38
+    with pytest.raises(datasets.DataError, match=f"^DATA: the feature in row {outlier}, column 1, is infinite"):
+        datasets.split(X, X[:, 0])
+    datasets.split(X, X[:, 0], standardize=False)
 
 
 @pytest.mark.parametrize("change", ["X", "t", "shape", "dtype"])
