@@ -1,10 +1,8 @@
 """What an optimizer launches in a step, laid out once for each combination of rule and dtypes."""
 
-import weakref
-
 import numpy as np
 
-from .arrays import View, disjoint, kernel_device, on_device_of, samples, view, writable
+from .arrays import View, disjoint, kernel_device, samples, view, writable
 from .clipping import ClipFactors
 from .extras import NOTHING, Around
 from .hyper import counting
@@ -14,9 +12,7 @@ from .kernels.fields import CODED, Fields, is_narrow
 from .kernels.memory import accumulator
 from .kernels.reducer import Job, Reduction
 from .norms import Norms
-from .ranges import ranged
 from .reduction import scale_of
-from .turns import inside
 
 
 class Launches:
@@ -213,40 +209,3 @@ def _samples(optimizer, tensors, g_dtype, options):
     launch = Samples(optimizer, tensors, g_dtype, options)
     needs_more = launch.rule.norm or launch.options or any(d in CODED for d in launch.dtypes)
     return ReducedSamples(optimizer, tensors, g_dtype, options) if needs_more else launch
-
-
-class Bound:
-    """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor.
-
-    lay_out(optimizer, launches): the launches. keep: whether it holds the optimizer; else it is good while that is.
-    """
-
-    __slots__ = ("_held", "_launches", "_lay_out", "_owner", "_runs", "_version")
-
-    def __init__(self, optimizer, lay_out, keep=True):
-        self._owner, self._held = weakref.ref(optimizer), optimizer if keep else None
-        self._lay_out, self._launches = lay_out, None
-        with optimizer._in_order("bind the step before the capture"):
-            self._prepare(optimizer)
-
-    def _prepare(self, optimizer):
-        launches = Launches(optimizer)  # which own the memory that the runs work in
-        self._runs = self._lay_out(optimizer, launches)
-        if self._launches is not None:
-            optimizer._order.retire(self._launches)
-        self._launches, self._version = launches, optimizer._version
-
-    @ranged
-    def __call__(self):
-        """Take the step, with what the arrays hold now."""
-        optimizer = self._owner()
-        turn = optimizer._turn
-        if turn._is_owned():
-            raise inside(optimizer)
-        with turn, on_device_of(optimizer._views):
-            recorded = optimizer._order.follow()
-            if self._version != optimizer._version:
-                self._prepare(optimizer)
-            if recorded:
-                optimizer._record(self._lay_out, self._launches)
-            optimizer._take(self._runs)

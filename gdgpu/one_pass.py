@@ -5,12 +5,12 @@ import weakref
 
 import numpy as np
 
+from .bound import Bound
 from .kernels import one_pass, threads
 from .kernels import reduce as reduction
 from .kernels.buffers import Buffer, address_of
 from .kernels.reducer import Job, Reduction
 from .kernels.threads import whole
-from .launches import Bound
 from .reduction import batch_views
 
 KEPT = 8  # layouts: of as many batch sizes and dtypes of X

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import interchange
 from .arrays import contiguous, disjoint, in_order, kernel_device, leaves, like, view, writable
+from .bound import Bound, watched
 from .checks import MOST_STEPS, count, flag, number, one_of
 from .clipping import checked_norm
 from .extras import Extras
@@ -16,7 +17,7 @@ from .kernels.order import order
 from .kernels.rule import keeping
 from .kernels.rules import RULES
 from .kernels.threads import whole
-from .launches import Bound, Launches
+from .launches import Launches
 from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
 from .state import restore
@@ -230,7 +231,7 @@ class Optimizer:
 
         Raises ValueError or TypeError before anything is touched.
         """
-        grads = self._grads(grads)
+        grads = self._grads(self._tree.matching(grads, "grads"))
         with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
             self._take(self._launches.prepare(self, grads, extras))
@@ -250,7 +251,7 @@ class Optimizer:
         weights NaN. It needs params that are all computed in float32, or all in float64.
         Raises ValueError or TypeError before anything is touched.
         """
-        G, number_of, most = self._samples(G, reduction, max_norm)
+        G, number_of, most = self._samples(self._tree.matching(G, "G"), reduction, max_norm)
         with self._in_order(_BIND):
             held = cast_weights(weights, number_of, G, self._xp)
             self._take(self._launches.prepare_samples(self, G, held, number_of, reduction, most))
@@ -260,13 +261,17 @@ class Optimizer:
     def bind(self, grads, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None, zero_grads=False):
         """Check once: returns a call that takes `step` with what these arrays hold then, with no work per tensor.
 
+        It goes on reading these arrays, whatever takes their place elsewhere. After torch's zero_grad(), which drops
+        gradients unless set_to_none=False, nobody but the call has them: where that can be seen it raises RuntimeError.
+
         On a GPU a CUDA graph can capture that call, once a step was taken. Keep the optimizer for as long as the graph:
         it owns what the replays read, whatever becomes of the call.
         """
-        grads = self._grads(grads)
+        pairs, dropped = watched(self._tree.matching(grads, "grads"))
+        grads = self._grads(pairs)
         with self._in_order(_BIND):
             extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
-        return Bound(self, lambda optimizer, launches: launches.prepare(optimizer, grads, extras))
+        return Bound(self, lambda optimizer, launches: launches.prepare(optimizer, grads, extras), dropped)
 
     @ranged
     @in_turn
@@ -275,11 +280,13 @@ class Optimizer:
 
         weights must be what kernels read: C-contiguous, on the device, of the accumulator's dtype.
         """
-        G, number_of, most = self._samples(G, reduction, max_norm)
+        pairs, dropped = watched(self._tree.matching(G, "G"))
+        G, number_of, most = self._samples(pairs, reduction, max_norm)
         held = bound_weights(weights, number_of, G)
         return Bound(
             self,
             lambda optimizer, launches: launches.prepare_samples(optimizer, G, held, number_of, reduction, most),
+            dropped,
         )
 
     def _extras(self, *asked):
@@ -290,18 +297,18 @@ class Optimizer:
             self._version += 1
         return extras
 
-    def _grads(self, grads):
-        grads = [view(array, name) for name, array in self._tree.matching(grads, "grads")]
+    def _grads(self, pairs):
+        grads = [view(array, name) for name, array in pairs]
         for g, w in zip(grads, self._views, strict=True):
             if g.shape != w.shape:
                 raise ValueError(f"{g.name}: expected shape {w.shape} like params, got {g.shape}")
             same_sums(contiguous(g), w)
         return grads
 
-    def _samples(self, G, reduction, max_norm):
+    def _samples(self, pairs, reduction, max_norm):
         one_of("reduction", reduction, REDUCTIONS)
         most = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
-        return *batch_views(self._tree.matching(G, "G"), self._views), most
+        return *batch_views(pairs, self._views), most
 
     def _record(self, *held):
         """Let a CUDA graph record the next step, which reads what is held."""

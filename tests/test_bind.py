@@ -312,3 +312,39 @@ def test_a_run_does_nothing_for_each_tensor(row, dtypes, use_threads):
     (*few, _), (*some, _), (*many, plain) = map(found, (2, 10, 1000))
     assert few == some == many
     assert len(plain) > 1000  # what is not bound is checked, tensor by tensor: this would be seen
+
+
+@pytest.mark.parametrize("kind", ("step", "samples"))
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_a_gradient_that_torch_has_dropped(dtype, kind):
+    """Where nobody else has what is bound, no new gradient ever comes there."""
+    torch = pytest.importorskip("torch", reason="needs torch: install gdgpu[peers]")
+    w = torch.nn.Parameter(torch.ones(3, dtype=getattr(torch, dtype)))
+
+    def bound(keep):
+        w.grad = torch.ones_like(w)
+        optimizer = gdgpu.SGD(w.detach(), 0.125)
+        if kind == "step":
+            return optimizer.bind(keep(w.grad))
+        w.grad_sample = torch.ones((2, 3), dtype=w.dtype)
+        return optimizer.bind_samples(keep(w.grad_sample))
+
+    def drop():
+        w.grad = w.grad_sample = None
+
+    kept = []
+    for keep in (lambda g: kept.append(g) or g, lambda g: kept.append(g.view(-1)) or g, lambda g: g[:]):
+        run = bound(keep)
+        run()
+        if kept:
+            drop()
+        run()  # the user has it, or a view of it; or what was bound is a view, and gone at once
+    run = bound(lambda g: g)
+    run()
+    w.grad.zero_()
+    run()
+    before = w.tolist()
+    drop()
+    with pytest.raises(RuntimeError, match=r"\A(grads|G): nobody else has this tensor[^\n]*zero_grad[^\n]*\Z"):
+        run()
+    assert w.tolist() == before
