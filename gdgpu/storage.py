@@ -56,7 +56,7 @@ class Storage:
             return sums
         if self.state_dtype == "bfloat16":
             return "bfloat16"
-        return "unsigned8" if name in rule.nonnegative else "signed8"
+        return rule.code(name)
 
     def keys(self, tensors):
         """What the random bits of each tensor begin with."""

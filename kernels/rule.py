@@ -17,7 +17,9 @@ def _names(function):
 class Rule:
     """A row of the table: the function, which of its parameters are state or flags, and the source.
 
-    nonnegative: states that are never negative.
+    nonnegative: states that are never negative; squares: those of them that are divided by as a root. torch: states
+    that torch.optim keeps in another form: name -> (its name there, the function that makes it of ours, the one that
+    makes ours of it), both of arrays by the names of states.
 
     One function may stand in several rows: `fixed` flags are compiled in, and what they make unneeded is named in
     `absent`, states that are neither taken nor returned.
@@ -42,12 +44,15 @@ class Rule:
     fixed: dict = field(default_factory=dict)
     absent: tuple = ()
     nonnegative: tuple = ()
+    squares: tuple = ()
+    torch: dict = field(default_factory=dict)
     norm: Callable | None = None
     early: tuple = ()
     kept: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.function.__name__)
+        object.__setattr__(self, "nonnegative", tuple(dict.fromkeys((*self.nonnegative, *self.squares))))
 
     @property
     def states(self):
@@ -63,6 +68,12 @@ class Rule:
     def held(self):
         """What kernels call the arrays of `states`."""
         return (*self.kept, *self.named.values())
+
+    def code(self, name):
+        """The kind of 8-bit codes, of codes.py, for the state of this name."""
+        if name in self.squares:
+            return "unsigned8"
+        return "positive8" if name in self.nonnegative else "signed8"
 
     def parameters(self, function):
         """Names of what the function, or norm, takes once flags are compiled in."""
