@@ -34,11 +34,19 @@ class Storage:
             raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
         if self.state_dtype and accumulator(v.dtype) != "float32":
             raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
-        if self.state_dtype == "uint8" and rule.early:
+        if self.state_dtype == "uint8":
+            self._check_codes(rule, name)
+
+    @staticmethod
+    def _check_codes(rule, name):
+        if rule.early:
             raise ValueError(f"state_dtype: {name} keeps its state in float32 or bfloat16, got 'uint8'")
-        if self.state_dtype == "uint8" and len(rule.state) > coded.STATES:
+        if len(rule.state) > coded.STATES:
             states = len(rule.state)
             raise ValueError(f"state_dtype: 'uint8' is for {coded.STATES} states at most, {name} has {states}")
+        if signed := [n for n in rule.divisors if n not in rule.nonnegative]:
+            hint = "name it in nonnegative, or in squares if it is under a root"
+            raise ValueError(f"state_dtype: 'uint8' may round {signed[0]} to 0, by which {name} divides; {hint}")
 
     def new(self, device, xp, v, rule, name, initial):
         """The State of this name of a parameter, the View v."""
