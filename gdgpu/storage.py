@@ -18,6 +18,11 @@ class Storage:
     master: 16-bit parameters get float32 copies, which the rule updates; the parameters are their rounded images.
     ema: the decay of a moving average of the weights, a = ema * a + (1 - ema) * w, 0 <= ema < 1; None for none.
     state_dtype: of the rule's state. rounding: of 16-bit parameters and of state. seed: of the random bits.
+
+    In 8 bits 256 elements share a scale. No step is far longer than the longest that float32 state gives in such a
+    block; elements whose gradients are below 1/500 of its largest move too little (see kernels/codes.py). Rounded to
+    nearest, a state that is to move by less than half a code's distance stands still: of Adam on constant gradients
+    that makes steps up to 5 times as long, of Adagrad, whose sum only grows, ever longer ones.
     """
 
     def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):

@@ -9,7 +9,8 @@ value: codes are exact floats, and their relative error is below 1/31 down to 2^
 What divides is not rounded to 0, but up to one step. So that no quotient is far larger than the block's largest, a
 divisor reaches as far down as what it divides: signed means are over positive ones, or over roots of unsigned squares,
 which reach down to 2^-9. A step in proportion to mean / divisor is right for elements down to about 2^-9 of the block's
-largest gradient, and below too short: by their ratio times 2^9, in the mean if rounded at random.
+largest gradient, and below too short: by their ratio times 2^9, in the mean if rounded at random; to nearest, means
+below 2^-12 of the largest are 0. A step in proportion to a signed state alone is off by 1/992 of the block's largest.
 
 Rounding at random adds random bits below the last one that stays. They come from a counter, not from a stream: hashed
 from (seed, step, tensor, element), they are the same on every device. The hash mixes 32 bits twice, keyed in between,
