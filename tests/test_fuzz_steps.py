@@ -41,9 +41,9 @@ def hyper_of(label, rng):
 class Case:
     """What is compiled: dtypes, storage, flags, and which options a step has."""
 
-    def __init__(self, label, rng, plain=False):
-        rule = rule_of(label)
-        self.label, self.w_dtype = label, str(rng.choice(W_DTYPES))
+    def __init__(self, label, seed, plain=False):
+        rule, rng = rule_of(label), np.random.default_rng([*seed, *label.encode()])
+        self.label, self.seed, self.rng, self.w_dtype = label, seed, rng, str(rng.choice(W_DTYPES))
         self.state_dtype = str(rng.choice(STATES[: 1 if rule.early else 3]))
         self.rounding = str(rng.choice(("nearest", "stochastic")))
         self.master, self.ema = bool(rng.random() < 0.5), bool(rng.random() < 0.3)
@@ -61,15 +61,15 @@ class Case:
         self.unit = unit_of(self.w_dtype)
 
     def __repr__(self):
-        return ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if name != "rng")
 
     @property
     def is_wide(self):
         return self.w_dtype in ("float32", "float64") and self.state_dtype == "float32"
 
-    def storage(self, rng):
-        common = {"rounding": self.rounding, "seed": int(rng.integers(1 << 30))}
-        common |= {"ema": float(rng.uniform(0.1, 0.99))} if self.ema else {}
+    def storage(self):
+        common = {"rounding": self.rounding, "seed": int(self.rng.integers(1 << 30))}
+        common |= {"ema": float(self.rng.uniform(0.1, 0.99))} if self.ema else {}
         common |= {"master": True} if self.master else {}
         return common | ({} if self.w_dtype == "float64" else {"state_dtype": self.state_dtype})
 
@@ -83,8 +83,8 @@ class Case:
 class Run:
     """An optimizer, and what its parameters and state may be by the formulas: values and bounds, of each tensor."""
 
-    def __init__(self, case, rng):
-        self.case, self.rng, self.at_random = case, rng, case.rounding == "stochastic"
+    def __init__(self, case):
+        self.case, self.at_random, rng = case, case.rounding == "stochastic", case.rng
         starts = [rng.uniform(0.3, 2, shape) * rng.choice([-1, 1], shape) for shape in SHAPES]
         self.params = [np.asarray(w, dtype_of(case.w_dtype)) for w in starts]
         own = [hyper_of(case.label, rng) for _ in range(2)]
@@ -94,7 +94,7 @@ class Run:
         rates = [self.rate, float(10.0 ** rng.uniform(-3, -1))]
         fields = [{n: v for n, v in h.items() if n != "lr"} for h in self.hyper]
         groups = [{"params": self.params[:2], **fields[0]}, {"params": self.params[2:], **fields[1], "lr": rates[1]}]
-        self.common = case.storage(rng)
+        self.common = case.storage()
         self.optimizer = class_of(case.label)(groups, lr=rates[0], **self.common)
         self.rates, self.t = [rates[0], rates[0], rates[1]], 0
         self.hyper = [self.hyper[0], self.hyper[0], self.hyper[1]]
@@ -113,7 +113,7 @@ class Run:
         return {n: stored(x, self.case.kind_of(n)) for n, x in new.items()}
 
     def step(self):
-        case, rng = self.case, self.rng
+        case, rng = self.case, self.case.rng
         grads = [rng.standard_normal(shape) * 2.0 ** rng.integers(-4, 3, shape) for shape in SHAPES]
         grads = [np.asarray(g, dtype_of(case.g_dtype)) for g in grads]
         extras = {"grad_scale": float(np.float32(rng.uniform(0.3, 9)))} if "scale" in case.options else {}
@@ -174,10 +174,9 @@ def run_all(label, seed, plain=False, kernels=KERNELS, runs=RUNS):
     """Steps taken; where all is wide, the bounds of the weights must be far below how far these have moved."""
     steps = 0
     for k in range(kernels):
-        rng = np.random.default_rng([seed, k, *label.encode()])
-        case = Case(label, rng, plain)
+        case = Case(label, (seed, k), plain)
         for _ in range(runs):
-            run = Run(case, rng)
+            run = Run(case)
             before = [w.astype(np.float64) for w in run.params]
             for _ in range(STEPS[case.state_dtype]):
                 run.step()
