@@ -78,8 +78,9 @@ class RMSprop(Optimizer):
     """RMSprop: the gradient over the root of the running mean of its square.
 
     g += weight_decay * w; v = alpha * v + (1 - alpha) * g^2; u = g / (sqrt(v) + eps); w -= lr * u. centered: v less the
-    square of a running mean of g under the root. momentum > 0: b = momentum * b + u; w -= lr * b.
-    maximize: g = -g first.
+    square of m = alpha * m + (1 - alpha) * g under the root, kept as what it is equal to but for rounding, which is
+    never < 0: s = alpha * (s + (1 - alpha) * (g - m)^2) with the m before. momentum > 0: b = momentum * b + u;
+    w -= lr * b. maximize: g = -g first.
 
     lr, eps, weight_decay >= 0, 0 <= alpha < 1, 0 <= momentum < 1. Raises ValueError or TypeError naming the argument.
     Source: Tieleman and Hinton 2012, lecture 6e; centered: Graves 2013, https://arxiv.org/abs/1308.0850; as in

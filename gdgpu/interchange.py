@@ -40,7 +40,8 @@ def to_torch(optimizer, saved):
         param_groups.append(theirs | {"params": list(group.tensors)})
         arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in held.items() if key not in KEPT}
         for n, k in enumerate(group.tensors):
-            entry = state[k] = {key: torch.from_dlpack(each[n]) for key, each in arrays.items()}
+            ours = {key: each[n] for key, each in arrays.items()}
+            entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(optimizer, group.rule, ours).items()}
             if name == "SGD" and steps == 0:
                 state[k] = dict.fromkeys(entry)  # None: the next gradient is the first, and not dampened
             if name != "SGD":
@@ -91,7 +92,7 @@ class _Part:
         if not isinstance(entry, dict | None):
             raise ValueError(f"{label}: expected a dict, got {type(entry).__name__}")
         entry = {key: value for key, value in (entry or {}).items() if value is not None}
-        expected = {*self.rule.state, *COUNTS.get(type(self.optimizer).__name__, ("step",))}
+        expected = {*_names(self.rule).values(), *COUNTS.get(type(self.optimizer).__name__, ("step",))}
         if entry and entry.keys() != expected:
             raise ValueError(f"{label}: expected {', '.join(sorted(expected)) or 'none'}, got {', '.join(entry)}")
         return entry
@@ -119,14 +120,44 @@ class _Part:
             return params_on_host(self.optimizer)[k].astype(sums)
         if not entry:
             return np.full(w.shape, self.hyper.get("initial_accumulator_value", 0), sums)
-        tensor, label = entry[name], f"{label}[{name!r}]"
-        if not getattr(tensor, "is_floating_point", bool)():
-            raise ValueError(f"{label}: expected a floating-point tensor, got {getattr(tensor, 'dtype', tensor)!r}")
-        if tuple(tensor.shape) != w.shape:
-            raise ValueError(f"{label}: expected shape {w.shape}, got {tuple(tensor.shape)}")
-        import torch
+        return _ours(self.rule, name, lambda key: _tensor(entry[key], f"{label}[{key!r}]", w), sums)
 
-        return tensor.detach().to(getattr(torch, sums)).contiguous()
+
+def _names(rule):
+    """Ours -> torch's, of the states of a rule."""
+    return {name: rule.torch[name][0] if name in rule.torch else name for name in rule.state}
+
+
+def _theirs(optimizer, rule, ours):
+    """torch's states, of ours. In float64, which leaves room for a small part of a large one."""
+    xp = optimizer._xp
+    wide = {name: array.astype(np.float64) for name, array in ours.items()} if rule.torch else {}
+    made = {theirs: xp.asarray(_call(to, wide.get)) for theirs, to, _ in rule.torch.values()}
+    return {name: made.get(name, ours.get(name)) for name in _names(rule).values()}
+
+
+def _ours(rule, name, tensor, sums):
+    """Our state of this name; tensor: torch's by its name."""
+    import torch
+
+    if name in rule.torch:
+        found = _call(rule.torch[name][2], lambda key: tensor(key).to(torch.float64))
+    else:
+        found = tensor(name)
+    return found.to(getattr(torch, sums)).contiguous()
+
+
+def _call(function, value):
+    return function(**{name: value(name) for name in inspect.signature(function).parameters})
+
+
+def _tensor(tensor, label, w):
+    """A tensor of a state of the View w, checked."""
+    if not getattr(tensor, "is_floating_point", bool)():
+        raise ValueError(f"{label}: expected a floating-point tensor, got {getattr(tensor, 'dtype', tensor)!r}")
+    if tuple(tensor.shape) != w.shape:
+        raise ValueError(f"{label}: expected shape {w.shape}, got {tuple(tensor.shape)}")
+    return tensor.detach()
 
 
 def _counterpart(optimizer, argument):

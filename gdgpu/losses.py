@@ -67,7 +67,7 @@ class Squared(Loss):
 
     def score(self, z, t):
         t = t.astype("float64")
-        return _explained(float(((t - z) ** 2).sum()), float(((t - t.mean(axis=0)) ** 2).sum()))
+        return _explained(float(((t - z) ** 2).sum()), float(((t - _mean(t)) ** 2).sum()))
 
 
 class Huber(Squared):
@@ -119,10 +119,9 @@ class Poisson(Squared):
 
     def score(self, z, t):
         xp, t, z = self.xp, t.astype("float64"), z.astype("float64")
-        t_ln_t = t * xp.log(xp.where(t > 0, t, 1))
-        mean = t.mean(axis=0)
-        unexplained = float((t_ln_t - t * z - t + xp.exp(z)).sum())
-        return _explained(unexplained, float((t_ln_t - t * xp.log(xp.where(mean > 0, mean, 1))).sum()))
+        mean = _mean(t)
+        unexplained = _half_deviance(xp, t, xp.exp(z), z)
+        return _explained(unexplained, _half_deviance(xp, t, mean, xp.log(xp.where(mean > 0, mean, 1))))
 
 
 class Logistic(Loss):
@@ -203,6 +202,18 @@ def cast(array, dtype):
 def _check_vector(t, name):
     if t.ndim != 1:
         raise ValueError(f"{name}: expected shape (samples,), got {t.shape}")
+
+
+def _mean(t):
+    """The mean of the rows, which of equal ones is that one: a rounded one would leave a variance."""
+    return t[:1] + (t - t[:1]).mean(axis=0)
+
+
+def _half_deviance(xp, t, y, ln_y):
+    """The sum of t ln(t / y) - t + y, each of which is 0 where y is t and else positive."""
+    d = ln_y - xp.log(xp.where(t > 0, t, 1))
+    is_near = (t > 0) & (xp.abs(d) < 1)  # where y - t would be a difference of what is nearly equal
+    return float((xp.where(is_near, t * xp.expm1(xp.minimum(d, 1)), y - t) - t * d).sum())
 
 
 def _explained(unexplained, total):

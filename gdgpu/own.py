@@ -17,7 +17,7 @@ _COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Sto
 RESERVED = ("self", "params", *(p.name for p in _COMMON), *KEPT, *Storage().scalars)
 
 
-def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), **defaults):
+def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), squares=(), **defaults):
     """Make an optimizer class of an update rule: a function (w, g, *state, lr, …) -> (w, *state) of numbers.
 
         @gdgpu.rule(state=("velocity",), momentum=0.9)
@@ -33,7 +33,11 @@ def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(),
 
     state: names of its arrays, zero at first, in the order in which the rule takes and returns them.
     defaults: of hyperparameters, lr too; those without one must be given. They are finite numbers, or, where the
-    default is True or False, flags, which are fixed when a kernel is compiled. nonnegative: states that never are < 0.
+    default is True or False, flags, which are fixed when a kernel is compiled.
+
+    nonnegative: states that never are < 0; squares: those of them that are divided by as a root. In 8 bits neither is
+    rounded to 0, as others are. A divisor that is in squares without need makes steps that are too long; one that is
+    only in nonnegative makes too short ones where it is below 2^-11 of the largest of 256 elements, not 2^-18.
 
     step: a function (*carried, hyperparameters) that makes, once a step and in float64, what the rule takes; it returns
     the carried scalars, then these, by their names. carried: what the carried ones are before the first step.
@@ -48,9 +52,8 @@ def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(),
 
     Raises TypeError with the rule's file and line for what cannot be a rule.
     """
-    make = partial(
-        _optimizer, state=state, step=step, carried=carried or {}, nonnegative=nonnegative, defaults=defaults
-    )
+    kinds = {"nonnegative": nonnegative, "squares": squares}
+    make = partial(_optimizer, state=state, step=step, carried=carried or {}, kinds=kinds, defaults=defaults)
     return make if function is None else make(function)
 
 
@@ -82,15 +85,15 @@ class OwnRule(Optimizer):
         return inspect_rule(cls.rule, dtype, architectures)
 
 
-def _optimizer(function, state, step, carried, nonnegative, defaults):
+def _optimizer(function, state, step, carried, kinds, defaults):
     source = Source.of(function)
     if not isinstance(carried, dict):
         raise TypeError(f"carried: expected a dict of numbers, like {{'power': 1.0}}, got {carried!r}")
-    state, nonnegative = _names("state", state), _names("nonnegative", nonnegative)
+    state, kinds = _names("state", state), {name: _names(name, given) for name, given in kinds.items()}
     flags = tuple(name for name, value in defaults.items() if isinstance(value, bool))
     given = _given(step, carried, ("w", "g", *state, *flags)) if step else ()
-    row = Rule(function, state, flags, step=step, given=given, carried=carried, nonnegative=nonnegative)
-    for what in _complaints(row, source.parameters, defaults):
+    row = Rule(function, state, flags, step=step, given=given, carried=carried, **kinds)
+    for what in _complaints(row, source.parameters, defaults, kinds):
         raise source.error(source.tree, what)
     for on in itertools.product((False, True), repeat=len(flags)):
         rule_text(function, dict(zip(flags, on, strict=True)), returns=("w", *state))
@@ -102,7 +105,7 @@ def _optimizer(function, state, step, carried, nonnegative, defaults):
     return type(function.__name__, (OwnRule,), own)
 
 
-def _complaints(row, parameters, defaults):
+def _complaints(row, parameters, defaults, kinds):
     """What is wrong with a row whose function takes these parameters."""
     first, hyper = ("w", "g", *row.state), ", ".join(row.hyper)
     if parameters[: len(first)] != first:
@@ -117,9 +120,10 @@ def _complaints(row, parameters, defaults):
     for name in defaults:
         if name not in (*row.hyper, *(set(row.flags) & set(parameters))):
             yield f"takes no {name}, which has a default; its hyperparameters are {hyper}"
-    for name in row.nonnegative:
-        if name not in row.state:
-            yield f"nonnegative: expected names of states, got {name}"
+    for kind, names in kinds.items():
+        for name in names:
+            if name not in row.state:
+                yield f"{kind}: expected names of states, got {name}"
     for name in row.carried:
         if name in row.hyper:
             yield f"takes {name}, which is carried from step to step: let {row.step.__name__} give it by another name"

@@ -18,6 +18,11 @@ class Storage:
     master: 16-bit parameters get float32 copies, which the rule updates; the parameters are their rounded images.
     ema: the decay of a moving average of the weights, a = ema * a + (1 - ema) * w, 0 <= ema < 1; None for none.
     state_dtype: of the rule's state. rounding: of 16-bit parameters and of state. seed: of the random bits.
+
+    In 8 bits 256 elements share a scale. No step is far longer than the longest that float32 state gives in such a
+    block; elements whose gradients are below 1/500 of its largest move too little (see kernels/codes.py). Rounded to
+    nearest, a state that is to move by less than half a code's distance stands still: of Adam on constant gradients
+    that makes steps up to 5 times as long, of Adagrad, whose sum only grows, ever longer ones.
     """
 
     def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
@@ -34,11 +39,19 @@ class Storage:
             raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
         if self.state_dtype and accumulator(v.dtype) != "float32":
             raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
-        if self.state_dtype == "uint8" and rule.early:
+        if self.state_dtype == "uint8":
+            self._check_codes(rule, name)
+
+    @staticmethod
+    def _check_codes(rule, name):
+        if rule.early:
             raise ValueError(f"state_dtype: {name} keeps its state in float32 or bfloat16, got 'uint8'")
-        if self.state_dtype == "uint8" and len(rule.state) > coded.STATES:
+        if len(rule.state) > coded.STATES:
             states = len(rule.state)
             raise ValueError(f"state_dtype: 'uint8' is for {coded.STATES} states at most, {name} has {states}")
+        if signed := [n for n in rule.divisors if n not in rule.nonnegative]:
+            hint = "name it in nonnegative, or in squares if it is under a root"
+            raise ValueError(f"state_dtype: 'uint8' may round {signed[0]} to 0, by which {name} divides; {hint}")
 
     def new(self, device, xp, v, rule, name, initial):
         """The State of this name of a parameter, the View v."""
@@ -56,7 +69,7 @@ class Storage:
             return sums
         if self.state_dtype == "bfloat16":
             return "bfloat16"
-        return "unsigned8" if name in rule.nonnegative else "signed8"
+        return rule.code(name)
 
     def keys(self, tensors):
         """What the random bits of each tensor begin with."""

@@ -34,22 +34,48 @@ def adadelta(w, g, square_avg, acc_delta, lr, rho, rest, eps, weight_decay, maxi
 
 
 def rmsprop(
-    w, g, square_avg, grad_avg, momentum_buffer, lr, alpha, rest, eps, momentum, weight_decay, centered, heavy, maximize
+    w,
+    g,
+    square_avg,
+    variance,
+    grad_avg,
+    momentum_buffer,
+    lr,
+    alpha,
+    rest,
+    eps,
+    momentum,
+    weight_decay,
+    centered,
+    heavy,
+    maximize,
 ):
     if maximize:
         g = -g
     if weight_decay != 0:
         g = fma(weight_decay, w, g)
-    square_avg = fma(alpha, square_avg, rest * g * g)
-    variance = square_avg
     if centered:
-        grad_avg = fma(alpha, grad_avg, rest * g)
-        variance = fma(-grad_avg, grad_avg, square_avg)
-    step = g / (sqrt(variance) + eps)
+        # What square_avg - grad_avg^2 is, with no difference of what is nearly equal: that one rounds to less than 0.
+        deviation = g - grad_avg
+        variance = alpha * fma(rest * deviation, deviation, variance)
+        grad_avg = fma(rest, deviation, grad_avg)
+        square = variance
+    else:
+        square_avg = fma(alpha, square_avg, rest * g * g)
+        square = square_avg
+    step = g / (sqrt(square) + eps)
     if heavy:
         momentum_buffer = fma(momentum, momentum_buffer, step)
         step = momentum_buffer
-    return fma(-lr, step, w), square_avg, grad_avg, momentum_buffer
+    return fma(-lr, step, w), square_avg, variance, grad_avg, momentum_buffer
+
+
+def square_of(variance, grad_avg):
+    return variance + grad_avg * grad_avg
+
+
+def variance_of(square_avg, grad_avg):
+    return (square_avg - grad_avg * grad_avg).clip(min=0)
 
 
 def adam(
@@ -206,7 +232,7 @@ ADAPTIVE = (
         Rule(
             adagrad,
             state=("sum",),
-            nonnegative=("sum",),
+            squares=("sum",),
             flags=("maximize",),
             reference=f"Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html; {_TORCH}Adagrad.html",
             **decayed,
@@ -216,16 +242,17 @@ ADAPTIVE = (
     Rule(
         adadelta,
         state=("square_avg", "acc_delta"),
-        nonnegative=("square_avg", "acc_delta"),
+        squares=("square_avg", "acc_delta"),
         flags=("maximize",),
         reference=f"Zeiler 2012, https://arxiv.org/abs/1212.5701; {_TORCH}Adadelta.html",
     ),
     *(
         Rule(
             rmsprop,
-            state=("square_avg", *["grad_avg"] * centered, *["momentum_buffer"] * heavy),
-            nonnegative=("square_avg",),
-            absent=(*["grad_avg"] * (not centered), *["momentum_buffer"] * (not heavy)),
+            state=(*(("variance", "grad_avg") if centered else ("square_avg",)), *["momentum_buffer"] * heavy),
+            squares=("variance" if centered else "square_avg",),
+            absent=(*(("square_avg",) if centered else ("variance", "grad_avg")), *["momentum_buffer"] * (not heavy)),
+            torch={"variance": ("square_avg", square_of, variance_of)} if centered else {},
             flags=("maximize",),
             fixed={"centered": centered, "heavy": heavy},
             name="rmsprop" + "_centered" * centered + "_momentum" * heavy,
@@ -238,7 +265,7 @@ ADAPTIVE = (
         Rule(
             adam,
             state=(*_MOMENTS, *["max_exp_avg_sq"] * amsgrad),
-            nonnegative=("exp_avg_sq", "max_exp_avg_sq"),
+            squares=("exp_avg_sq", "max_exp_avg_sq"),
             absent=() if amsgrad else ("max_exp_avg_sq",),
             flags=("maximize",),
             fixed={"decoupled": decoupled, "amsgrad": amsgrad},
@@ -264,7 +291,7 @@ ADAPTIVE = (
     Rule(
         nadam,
         state=_MOMENTS,
-        nonnegative=("exp_avg_sq",),
+        squares=("exp_avg_sq",),
         flags=("decoupled", "maximize"),
         step=nadam_step,
         given=("of_g", "of_avg", "root", "keep"),
@@ -274,7 +301,7 @@ ADAPTIVE = (
     Rule(
         radam,
         state=_MOMENTS,
-        nonnegative=("exp_avg_sq",),
+        squares=("exp_avg_sq",),
         flags=("decoupled", "maximize"),
         step=radam_step,
         given=("step_size", "rectified", "keep"),

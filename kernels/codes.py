@@ -1,9 +1,16 @@
 """State in few bytes: 8-bit codes with a scale for every 256 of them, and rounding at random.
 
-A code is a small float: 4 bits of fraction, and above them an exponent of 3 bits (signed: the top bit is the sign) or 4
-(unsigned). In units of its block's scale it is an integer, c below 32 and (16 + c % 16) * 2^(c // 16 - 1) above. The
-scale is the power of two, from 2^-126 on, that just fits the block's largest value: codes are exact floats, and their
-relative error is below 1/31 down to 2^-6 (signed) or 2^-14 of that value. Below, steps are even.
+A code is a small float: 4 bits of fraction, and above them an exponent of 3 bits (signed: the top bit is the sign;
+positive: it is 0) or 4 (unsigned). In units of its block's scale it is an integer, c below 32 and
+(16 + c % 16) * 2^(c // 16 - 1) above. The scale is the power of two, from 2^-126 on, that just fits the block's largest
+value: codes are exact floats, and their relative error is below 1/31 down to 2^-6 (signed, positive) or 2^-14
+(unsigned) of that value. Below, steps are even: 1/992 or 1/253952 of it at most.
+
+What divides is not rounded to 0, but up to one step. So that no quotient is far larger than the block's largest, a
+divisor reaches as far down as what it divides: signed means are over positive ones, or over roots of unsigned squares,
+which reach down to 2^-9. A step in proportion to mean / divisor is right for elements down to about 2^-9 of the block's
+largest gradient, and below too short: by their ratio times 2^9, in the mean if rounded at random; to nearest, means
+below 2^-12 of the largest are 0. A step in proportion to a signed state alone is off by 1/992 of the block's largest.
 
 Rounding at random adds random bits below the last one that stays. They come from a counter, not from a stream: hashed
 from (seed, step, tensor, element), they are the same on every device. The hash mixes 32 bits twice, keyed in between,
@@ -20,7 +27,7 @@ CODES_PER_SCALE = 256
 _FRACTION = 4
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _SIGN, _INFINITY = 0x80000000, 0x7F800000
-_OCTAVES = {"signed8": 10, "unsigned8": 18}  # exponent of the largest code, in units of the scale
+_OCTAVES = {"signed8": 10, "positive8": 10, "unsigned8": 18}  # exponent of the largest code, in units of the scale
 _ROOM = 0x07FFFF  # carries what exceeds the largest fraction, 15/16, into the exponent
 _ONE_OCTAVE = 127 + _FRACTION - 1 << 23  # what the exponents of codes begin from
 _POINT = 26  # bits after the point when a code is rounded

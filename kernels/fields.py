@@ -10,7 +10,7 @@ OPTIONS = ("scaled", "clip_value", "clip_norm", "found", "zeroed", "at_random")
 # largest value, the factor that clips the norm, and the largest norm.
 AROUND = ("scale", "found", "steps", "limit", "factor", "max_norm")
 PREPARING = {"scaled": ("scale", "float32"), "clip_value": ("limit", "sum"), "clip_norm": ("factor", "sum")}
-CODED = ("signed8", "unsigned8")
+CODED = ("signed8", "positive8", "unsigned8")
 
 
 class Fields:

@@ -1,9 +1,12 @@
 """A row of the table of update rules: what the kernels of all families are generated from."""
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+
+from .source import Source
 
 KEPT = ("master", "ema")  # what may be kept beside the weights: wider ones, and their moving average
 NORMS = ("w_norm", "u_norm")
@@ -17,7 +20,9 @@ def _names(function):
 class Rule:
     """A row of the table: the function, which of its parameters are state or flags, and the source.
 
-    nonnegative: states that are never negative.
+    nonnegative: states that are never negative; squares: those of them that are divided by as a root. torch: states
+    that torch.optim keeps in another form: name -> (its name there, the function that makes it of ours, the one that
+    makes ours of it), both of arrays by the names of states.
 
     One function may stand in several rows: `fixed` flags are compiled in, and what they make unneeded is named in
     `absent`, states that are neither taken nor returned.
@@ -42,12 +47,15 @@ class Rule:
     fixed: dict = field(default_factory=dict)
     absent: tuple = ()
     nonnegative: tuple = ()
+    squares: tuple = ()
+    torch: dict = field(default_factory=dict)
     norm: Callable | None = None
     early: tuple = ()
     kept: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.function.__name__)
+        object.__setattr__(self, "nonnegative", tuple(dict.fromkeys((*self.nonnegative, *self.squares))))
 
     @property
     def states(self):
@@ -63,6 +71,18 @@ class Rule:
     def held(self):
         """What kernels call the arrays of `states`."""
         return (*self.kept, *self.named.values())
+
+    def code(self, name):
+        """The kind of 8-bit codes, of codes.py, for the state of this name."""
+        if name in self.squares:
+            return "unsigned8"
+        return "positive8" if name in self.nonnegative else "signed8"
+
+    @cached_property
+    def divisors(self):
+        """Names of the states that it divides by: as they are, or as something that is made of them."""
+        found = {n for function in (self.function, self.norm) if function for n in _divisors(function, self.state)}
+        return tuple(n for n in self.state if n in found)
 
     def parameters(self, function):
         """Names of what the function, or norm, takes once flags are compiled in."""
@@ -86,6 +106,25 @@ class Rule:
         """Names of the hyperparameters: scalars that the user gives, which may change from step to step."""
         taken = (n for n in self.taken if n not in self.carried)
         return tuple(dict.fromkeys((*taken, *(n for n in self.scalars if n not in self.given))))
+
+
+def _divisors(function, state):
+    """Names in what the function divides by, those of local variables followed to what they are made of."""
+    made, found = {}, set()
+    for node in ast.walk(Source.of(function).tree):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else (node.target,):
+                for name in _names_in(target):
+                    made.setdefault(name, set()).update(_names_in(node.value))
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div):
+            found |= _names_in(node.right if isinstance(node, ast.BinOp) else node.value)
+    while new := {n for name in found - {*state} for n in made.get(name, ())} - found:
+        found |= new
+    return found
+
+
+def _names_in(tree):
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 @cache

@@ -87,8 +87,7 @@ def test_each_step_is_float32s_with_its_new_state_rounded(label, state_dtype):
         one.step(grads)
         other.step(grads)
         for name, held in states(other).items():
-            coded = "unsigned8" if name in rule.nonnegative else "signed8"
-            kind = coded if state_dtype == "uint8" else state_dtype
+            kind = rule.code(name) if state_dtype == "uint8" else state_dtype
             for actual, value in zip(states(one)[name], held, strict=True):
                 assert_same_bits(actual, rounded(value, kind))
                 assert (actual >= 0).all() or name not in rule.nonnegative

@@ -18,7 +18,7 @@ def corrected(power, lr, beta):
     return power, step_size
 
 
-@gdgpu.rule(state=("mean", "square"), step=corrected, carried={"power": 1.0}, nonnegative=("square",), lr=0.01,
+@gdgpu.rule(state=("mean", "square"), step=corrected, carried={"power": 1.0}, squares=("square",), lr=0.01,
             beta=0.9, eps=1e-3, bounded=False, uphill=False)  # fmt: skip
 def debiased(w, g, mean, square, step_size, beta, eps, bounded, uphill):
     if uphill:

@@ -13,8 +13,8 @@ def _units(codes):
     return np.array([c if c < 32 else (16 + c % 16) * 2 ** (c // 16 - 1) for c in range(codes)], np.float64)
 
 
-POSITIVE = {"signed8": _units(128), "unsigned8": _units(256)}
-VALUES = {"signed8": np.concatenate([POSITIVE["signed8"], -POSITIVE["signed8"]]), "unsigned8": POSITIVE["unsigned8"]}
+POSITIVE = {"signed8": _units(128), "positive8": _units(128), "unsigned8": _units(256)}
+VALUES = POSITIVE | {"signed8": np.concatenate([POSITIVE["signed8"], -POSITIVE["signed8"]])}
 
 
 def scale_of(top, kind):
@@ -45,7 +45,7 @@ def _round_block(block, kind):
 
 
 def rounded(values, kind):
-    """float32 values as a state of this kind holds them: bfloat16, signed8 or unsigned8."""
+    """float32 values as a state of this kind holds them: bfloat16, or codes."""
     if kind not in VALUES:
         return values.astype(dtype_of(kind)).astype(np.float32)
     flat = values.astype(np.float64).reshape(-1)

@@ -12,7 +12,7 @@ def skeleton(rule):
 
 def coded_skeleton(rule):
     """The same where state is in 8 bits."""
-    return skeleton(rule), *(name in rule.nonnegative for name in rule.state)
+    return skeleton(rule), *(rule.code(name) for name in rule.state)
 
 
 def counting(rule):

@@ -85,6 +85,7 @@ OPTIMIZERS = {  # the arguments of each
     "Momentum": {},
     "Adam": {"weight_decay": 0.01},
     "RMSprop": {"momentum": 0.9, "centered": True},
+    "Adamax": {},
     "LARS": {"weight_decay": 0.01},
     "LAMB": {"weight_decay": 0.01},
 }
