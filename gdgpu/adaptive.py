@@ -26,6 +26,8 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html, as in torch.optim.Adagrad.
     """
 
+    __slots__ = ()
+
     def __init__(
         self,
         params,
@@ -63,6 +65,8 @@ class Adadelta(Optimizer):
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701, as in torch.optim.Adadelta.
     """
 
+    __slots__ = ()
+
     def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False, **common):
         hyper = {"rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, lr, hyper, **common)
@@ -86,6 +90,8 @@ class RMSprop(Optimizer):
     Source: Tieleman and Hinton 2012, lecture 6e; centered: Graves 2013, https://arxiv.org/abs/1308.0850; as in
     torch.optim.RMSprop.
     """
+
+    __slots__ = ()
 
     def __init__(
         self,
@@ -114,6 +120,8 @@ class RMSprop(Optimizer):
 class _Moments(Optimizer):
     """What has two betas, eps and weight_decay. family: the rule's name."""
 
+    __slots__ = ()
+
     family = None
 
     def __init__(self, params, lr, betas, eps, weight_decay, maximize, own=None, **common):
@@ -136,6 +144,8 @@ class Adam(_Moments):
     argument. Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, as in torch.optim.Adam.
     """
 
+    __slots__ = ()
+
     family = "adam"
 
     def __init__(
@@ -155,6 +165,8 @@ class AdamW(Adam):
     Arguments as Adam's. Source: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, as in torch.optim.AdamW.
     """
 
+    __slots__ = ()
+
     family = "adamw"
 
     def __init__(
@@ -172,6 +184,8 @@ class Adamax(_Moments):
     Arguments as Adam's. Source: Kingma and Ba 2015, section 7.1, as in torch.optim.Adamax.
     """
 
+    __slots__ = ()
+
     family = "adamax"
 
     def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False, **common):
@@ -180,6 +194,8 @@ class Adamax(_Moments):
 
 class _Decoupling(_Moments):
     """What may decouple its weight decay."""
+
+    __slots__ = ()
 
     def _rule(self, decoupled_weight_decay, **hyper):
         own = {"decoupled": flag("decoupled_weight_decay", decoupled_weight_decay)}
@@ -197,6 +213,8 @@ class NAdam(_Decoupling):
     momentum_decay >= 0, the others as Adam's. Source: Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ,
     as in torch.optim.NAdam.
     """
+
+    __slots__ = ()
 
     family = "nadam"
 
@@ -231,6 +249,8 @@ class RAdam(_Decoupling):
     Arguments as Adam's. Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265, as in torch.optim.RAdam.
     """
 
+    __slots__ = ()
+
     family = "radam"
 
     def __init__(
@@ -257,6 +277,8 @@ class Lion(Optimizer):
     lr >= 0, betas two numbers in [0, 1), weight_decay >= 0. Raises ValueError or TypeError naming the argument.
     Source: Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2.
     """
+
+    __slots__ = ()
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False, **common):
         super().__init__(params, lr, {"betas": betas, "weight_decay": weight_decay, "maximize": maximize}, **common)

@@ -17,6 +17,8 @@ class LARS(Optimizer):
     Source: You, Gitman and Ginsburg 2017, https://arxiv.org/abs/1708.03888, algorithm 1.
     """
 
+    __slots__ = ()
+
     def __init__(
         self,
         params,
@@ -54,6 +56,8 @@ class LAMB(Optimizer):
     lr >= 0, betas two numbers in [0, 1), eps >= 0, weight_decay >= 0. Raises ValueError or TypeError naming the
     argument. Source: You et al. 2020, https://arxiv.org/abs/1904.00962, algorithm 2 with phi(x) = x.
     """
+
+    __slots__ = ()
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, maximize=False, **common):
         hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}

@@ -49,9 +49,33 @@ class Optimizer:
     params from outside does not reach the copies.
     """
 
+    __slots__ = (  # an assignment to any other name would do nothing
+        "__weakref__",
+        "_clock",
+        "_group_of",
+        "_groups",
+        "_kernel_device",
+        "_keys",
+        "_launches",
+        "_lr",
+        "_order",
+        "_params",
+        "_recorded",
+        "_scalars",
+        "_state",
+        "_steps",
+        "_storage",
+        "_tree",
+        "_turn",
+        "_varying",
+        "_version",
+        "_views",
+        "_xp",
+    )
+
     def __init__(self, params, lr, hyper, **common):
         take_turns(self)
-        self._tree, self._params, self._steps = Tree(params), params, 0
+        self._tree, self._params, self._steps, self._clock = Tree(params), params, 0, None
         self._lr, self._storage = _checked_lr(lr), Storage(**common)
         groups, self._views = [], []
         for k, (part, name) in enumerate(self._tree.parts):
@@ -61,7 +85,7 @@ class Optimizer:
             groups.append(group)
             self._views += views
         self._groups = tuple(groups)
-        self.kernel_device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
+        self._kernel_device, self._xp = kernel_device(self._views) if self._views else ("cpu", np)
         disjoint(self._views)
         self._group_of = [group for group in self.groups for _ in group.tensors]
         held = list(zip(self._views, self._group_of, strict=True))
@@ -124,6 +148,11 @@ class Optimizer:
     def params(self):
         """What it was made from."""
         return self._params
+
+    @property
+    def kernel_device(self):
+        """Where its kernels run: "cpu" or "cuda"."""
+        return self._kernel_device
 
     @property
     def groups(self):

@@ -15,6 +15,8 @@ class SGD(Optimizer):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html
     """
 
+    __slots__ = ()
+
     def __init__(self, params, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False, **common):
         hyper = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, lr, hyper | {"nesterov": nesterov, "maximize": maximize}, **common)
@@ -42,6 +44,8 @@ class Momentum(Optimizer):
     lr >= 0, 0 <= momentum < 1, weight_decay >= 0. Raises ValueError or TypeError naming the argument.
     Source: Polyak 1964, doi:10.1016/0041-5553(64)90137-5; nesterov as in Sutskever et al., ICML 2013.
     """
+
+    __slots__ = ()
 
     def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False, **common):
         hyper = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "maximize": maximize}

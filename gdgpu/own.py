@@ -60,6 +60,8 @@ def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(),
 class OwnRule(Optimizer):
     """What gdgpu.rule makes: an optimizer whose rule is a user's. rule: its row, as gdgpu.kernels.rules has them."""
 
+    __slots__ = ()
+
     rule = None
 
     def __init__(self, *args, **given):
@@ -101,7 +103,7 @@ def _optimizer(function, state, step, carried, kinds, defaults):
         if name not in flags and not (name == "lr" and callable(value)):
             number(name, value, low=0.0 if name == "lr" else -math.inf)
     own = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
-    own |= {"__module__": function.__module__, "__qualname__": function.__qualname__}
+    own |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
     return type(function.__name__, (OwnRule,), own)
 
 

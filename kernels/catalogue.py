@@ -96,7 +96,7 @@ _VARIANTS = {
 
 def _stored(rule, dtype, state_dtype):
     """The dtypes of (w, g, *rule.states)."""
-    codes = ["unsigned8" if n in rule.nonnegative else "signed8" for n in rule.state]
+    codes = [rule.code(n) for n in rule.state]
     state = codes if state_dtype == "uint8" else [state_dtype or memory.accumulator(dtype)] * len(rule.state)
     return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.kept), *state)
 

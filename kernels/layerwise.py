@@ -59,7 +59,7 @@ LAYERWISE = (
         lamb,
         state=("exp_avg", "exp_avg_sq"),
         flags=("maximize",),
-        nonnegative=("exp_avg_sq",),
+        squares=("exp_avg_sq",),
         norm=lamb_direction,
         early=("exp_avg", "exp_avg_sq"),
         step=lamb_step,

@@ -75,7 +75,7 @@ def updates():
 def held(rule, dtypes, kept, stored):
     """The dtypes of (w, g, *states)."""
     sums = accumulator(dtypes[0])
-    codes = ["unsigned8" if name in rule.nonnegative else "signed8" for name in rule.state]
+    codes = [rule.code(name) for name in rule.state]
     return (*dtypes, *[sums] * len(kept), *(codes if stored == "uint8" else [stored or sums] * len(rule.state)))
 
 
@@ -110,7 +110,7 @@ def test_a_kernel_is_a_skeleton_and_a_rule_that_do_not_depend_on_each_other(grou
         for flags in flags_of(rule):
             for case, builder, arguments in built(rule, flags):
                 text = text_of(builder, *arguments)
-                coded = tuple(name in rule.nonnegative for name in rule.state) if "uint8" in case[1] else ()
+                coded = tuple(map(rule.code, rule.state)) if "uint8" in case[1] else ()
                 functions.setdefault((rule.name, flags, builder), set()).add(tuple(OWN.findall(text)))
                 skeletons.setdefault((*case, coded), set()).add(skeleton(text, rule))
     assert [key for key, texts in functions.items() if len(texts) > 1] == []

@@ -139,10 +139,8 @@ def test_a_models_calls_from_two_threads(use_threads):
     use_threads(2)
     rng = np.random.default_rng(0)
     X, t = rng.standard_normal((300, 40)).astype(np.float32), rng.standard_normal(300).astype(np.float32)
-    for model in (
-        gdgpu.models.LinearRegression(40, device="cpu"),
-        gdgpu.models.MLP((40, 8, 1), loss="squared", device="cpu"),
-    ):
+    linear, network = gdgpu.models.LinearRegression, gdgpu.models.MLP
+    for model in (linear(40, device="cpu"), network((40, 8, 1), loss="squared", device="cpu")):
         wanted = {rows: model.gradient(X[:rows], t[:rows], max_norm=1.0) for rows in (300, 100)}
         norms = model.sample_norms(X, t)
 
@@ -189,7 +187,7 @@ def test_a_call_inside_of_another_is_refused():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_in_the_middle_of_another_threads_call():
     """The child does not wait for a thread that it has not: that owner says so, others go on."""
-    w, began, end = np.ones(4, np.float32), threading.Event(), threading.Event()
+    w, g, began, end = np.ones(4), np.ones(4), threading.Event(), threading.Event()
 
     def rate(t):
         if t == 1:
@@ -198,21 +196,21 @@ def test_a_fork_in_the_middle_of_another_threads_call():
         return 0.5
 
     optimizer, other = gdgpu.SGD(w, rate), gdgpu.SGD(w.copy(), 0.5)
-    optimizer.step(w)
-    run = optimizer.bind(np.ones(4, np.float32))
-    thread = threading.Thread(target=lambda: optimizer.step(w))
+    optimizer.step(g)
+    run = optimizer.bind(np.ones(4))
+    thread = threading.Thread(target=lambda: optimizer.step(g))
     thread.start()
     assert began.wait(60)
     child = os.fork()
     if child == 0:
         signal.alarm(30)
         said = 0
-        for call in (run, lambda: optimizer.step(w), optimizer.state_dict, lambda: setattr(optimizer, "lr", 1.0)):
+        for call in (run, lambda: optimizer.step(g), optimizer.state_dict, lambda: setattr(optimizer, "lr", 1.0)):
             try:
                 call()
             except RuntimeError as error:
                 said += "forked" in str(error)
-        other.step(w)
+        other.step(g)
         os._exit(0 if said == 4 else 1)
     status = os.waitpid(child, 0)[1]
     end.set()
@@ -230,10 +228,8 @@ def used(kind):
         sums.result()
         return sums, sums._held[1]
     if kind in ("linear", "mlp"):
-        linear = kind == "linear"
-        model = (
-            gdgpu.models.LinearRegression(50, device="cpu") if linear else gdgpu.models.MLP((50, 4, 2), device="cpu")
-        )
+        new, sizes = {"linear": (gdgpu.models.LinearRegression, 50), "mlp": (gdgpu.models.MLP, (50, 4, 2))}[kind]
+        model = new(sizes, device="cpu")
         t = np.arange(6) % 2
         optimizer = gdgpu.Adam(model.params, 0.1)
         model.step(G, t, optimizer)
@@ -244,7 +240,7 @@ def used(kind):
     new = getattr(gdgpu, kind if hasattr(gdgpu, kind) else "Adam")
     optimizer = new([{"params": w, "lr": 0.5}, {"params": g.copy()}], lr=lambda t: 0.1, **options)
     optimizer.step([g, g], clip_norm=1.0)
-    optimizer.step([g, g], found_inf=False, zero_grads=True)
+    optimizer.step([g, g.copy()], found_inf=False, zero_grads=True)
     optimizer.step_samples([G, G], max_norm=1.0)
     optimizer.bind([g, g.copy()])()
     optimizer.bind_samples([G, G])()
