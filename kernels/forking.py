@@ -1,7 +1,7 @@
 """A fork waits until no other thread imports this package or compiles: in the child nobody would go on with it."""
 
 # These register locks to be held around a fork. Hooks run in reverse: theirs are free while ours waits for a compiler.
-import concurrent.futures.thread
+import concurrent.futures.thread  # noqa: F401
 import logging  # noqa: F401
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Machine code of CPU kernels between processes: numba's own cache, with files that are checked before they are used."""
+"""Machine code of CPU kernels between processes: numba's own cache, of files that are checked before use."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: what is damaged or others' is not run, but made anew; whatever the disk does, kernels run."""
+"""Compiled kernels on disk: what is damaged or others' is made anew; whatever the disk does, kernels run."""
 
 import errno
 import os
