@@ -152,7 +152,9 @@ def unpack(optimizer, tensors, metadata):
 
     name, views, each = metadata.get("optimizer"), optimizer._views, optimizer._tree.each
     if name != optimizer.name:
-        raise ValueError(f"optimizer: expected a checkpoint of {optimizer.name}, got one of {name or 'none'}")
+        raise ValueError(
+            f"optimizer: expected a checkpoint of {optimizer.name}, got one of {reprlib.repr(name) if name else 'none'}"
+        )
     places = {
         "params": each(group.params for group in optimizer.groups),
         "state": each(dict.fromkeys(group.rule.states, group.params) for group in optimizer.groups),
