@@ -209,6 +209,16 @@ def test_any_other_json_is_a_value_error(key):
     checkpoint.unpack(then, tensors, metadata)
 
 
+def test_an_integer_that_no_float_holds():
+    tensors, metadata = checkpoint.packed(adam())
+    then = adam(1)
+    before = state_of(then)
+    carried = {key: [[10**400] * len(row) for row in rows] for key, rows in json.loads(metadata["carried"]).items()}
+    with pytest.raises(ValueError, match=r"\A[^\n]*\Z"):
+        checkpoint.unpack(then, tensors, metadata | {"carried": json.dumps(carried)})
+    assert state_of(then) == before
+
+
 def damaged(rng, value):
     """The JSON value with one part of it, anywhere, another."""
     if isinstance(value, dict | list) and value and rng.random() < 0.8:
