@@ -93,6 +93,7 @@ def test_a_directory_in_the_place_of_a_file(cache, suffix):
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_machine_code_for_a_gpu(tmp_path, monkeypatch, case):
+    pytest.importorskip("numba_cuda", reason="which compiles for a GPU")
     from gdgpu.kernels import target
 
     links = []
@@ -109,7 +110,9 @@ def test_damaged_machine_code_for_a_gpu(tmp_path, monkeypatch, case):
 
 
 def test_settings_of_the_compiler_that_gpus_machine_code_does_not_follow(monkeypatch):
-    target = pytest.importorskip("gdgpu.kernels.target")
+    pytest.importorskip("numba_cuda", reason="which compiles for a GPU")
+    from gdgpu.kernels import target
+
     if target.SIMULATED:
         pytest.skip("the simulator compiles nothing")
     from numba.cuda.core import config
