@@ -1,7 +1,11 @@
 """Checkpoints: named arrays and text in one safetensors file, replaced atomically; optimizers as such."""
 
 import json
+import reprlib
+from contextlib import contextmanager
+from numbers import Integral
 
+from .checks import element
 from .devices import on_host
 from .files import replacing
 
@@ -10,25 +14,34 @@ def save(path, tensors, metadata=None):
     """Write the arrays and the text to `path`; it then holds the old checkpoint or the new one, never a part.
 
     tensors: dict of name -> NumPy or CuPy array, any shape. metadata: dict of str -> str.
-    Raises TypeError for metadata that is not text, ValueError for a dtype that safetensors does not have,
-    OSError if the file cannot be written. The file at `path` is then as it was before.
+    Raises TypeError for metadata that is not text, ValueError for what a safetensors file does not hold (some dtypes,
+    the name __metadata__) and OSError if it cannot be written. The file at `path` is then as it was before.
 
     Format: https://huggingface.co/docs/safetensors (Format).
     """
     from safetensors import SafetensorError
     from safetensors import numpy as safetensors
 
-    metadata = metadata or {}
-    for key, text in metadata.items():
-        if not (isinstance(key, str) and isinstance(text, str)):
-            raise TypeError(f"metadata: expected str -> str, got {key!r} -> {type(text).__name__}")
-    tensors = {name: on_host(array) for name, array in tensors.items()}
+    from .arrays import genuine
+
+    metadata = dict(metadata or {})
+    for text in (*metadata, *metadata.values()):
+        _check_text("metadata", text)
+    arrays = {}
+    for name, tensor in tensors.items():
+        _check_text("tensors", name)
+        try:
+            arrays[name] = on_host(genuine(tensor, name))
+        except Exception as error:  # whatever libraries of arrays say of what is none
+            raise ValueError(f"tensors: {name!r}: expected an array, got {_kind(tensor)} ({_line(error)})") from None
     try:
-        data = safetensors.save(tensors, metadata)
+        data = safetensors.save(arrays, metadata or None)
     except SafetensorError as error:
-        raise ValueError(f"tensors: {error}") from None
+        raise ValueError(f"tensors: {_line(error)}") from None
     with replacing(path) as file:
         file.write(data)
+        file.flush()
+        _check_written(file.name, arrays, metadata)
 
 
 def load(path):
@@ -36,24 +49,73 @@ def load(path):
 
     Raises OSError if the file cannot be opened, ValueError if it is not a whole safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     with open(path, "rb"):  # safetensors would not name the file in "permission denied" or "is a directory"
         pass
+    with _opened(path, f"path: {path} is not a whole safetensors file") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path, otherwise):
+    """The safetensors file, of which whatever cannot be read is a ValueError."""
+    from safetensors import safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"path: {path} is not a whole safetensors file ({error})") from None
+            yield file
+    except MemoryError:
+        raise
+    except Exception as error:  # SafetensorError, and what else a file of another version raises
+        raise ValueError(f"{otherwise} ({_line(error)})") from None
+
+
+def _check_written(path, arrays, metadata):
+    """ValueError unless the file has these names, shapes, dtypes and this text."""
+    with _opened(path, "tensors: safetensors cannot read back a file of them") as file:
+        said, kinds = file.metadata() or {}, {name: _found(file, name) for name in file.keys()}  # noqa: SIM118
+    if said != metadata:
+        raise ValueError("metadata: safetensors reads back another text")
+    expected = {name: (array.shape, array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+    if differing := sorted(name for name in expected | kinds if expected.get(name) != kinds.get(name)):
+        raise ValueError(f"tensors: safetensors reads back another {differing[0]!r}")
+
+
+def _found(file, name):
+    """(shape, dtype) of one of its tensors; reads an element of it."""
+    view = file.get_slice(name)
+    shape = tuple(view.get_shape())
+    first = view[(slice(0, 1),) * len(shape)] if shape and 0 not in shape else file.get_tensor(name)
+    return shape, first.dtype
+
+
+def _check_text(argument, text):
+    if not isinstance(text, str):
+        raise TypeError(f"{argument}: expected str, got {_kind(text)} {reprlib.repr(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{argument}: {reprlib.repr(text)} has surrogates, which are no text") from None
+
+
+def _kind(value):
+    return type(value).__name__
+
+
+def _line(error):
+    return " ".join(str(error).split())
 
 
 def save_optimizer(path, optimizer, metadata=None):
     """Write all that continues a run: the parameters, the optimizer's state, steps, lr and hyperparameters.
 
-    metadata: dict of str -> str, kept beside them. Errors as of `save`.
+    metadata: dict of str -> str, kept beside them. Errors as of `save`; ValueError for metadata under a key of the
+    optimizer's own, and for params of which two would have one name.
     """
     tensors, text = packed(optimizer)
-    save(path, tensors, (metadata or {}) | text)
+    metadata = dict(metadata or {})
+    if taken := sorted(text.keys() & metadata.keys()):
+        raise ValueError(f"metadata: {taken[0]!r} is the optimizer's own")
+    save(path, tensors, metadata | text)
 
 
 def load_optimizer(path, optimizer):
@@ -74,42 +136,74 @@ def packed(optimizer):
     params/0/weight, state/0/exp_avg/weight.
     """
     from .state import params_on_host
+    from .turns import turn
 
-    saved = optimizer.state_dict()
-    tree = {"params": optimizer._tree.like(params_on_host(optimizer)), "state": saved.pop("state")}
-    # float: for NumPy's numbers, which json does not know
-    text = {key: json.dumps(value, default=float) for key, value in saved.items() if key != "optimizer"}
-    return dict(_leaves(tree)), {"optimizer": saved["optimizer"]} | text
+    with turn(optimizer):  # all of one moment
+        saved, params = optimizer._saved(), [array.copy() for array in params_on_host(optimizer)]
+    tree = {"params": optimizer._tree.like(params), "state": saved.pop("state")}
+    text = {key: json.dumps(value, default=_plain) for key, value in saved.items() if key != "optimizer"}
+    tensors = {}
+    for name, tensor in _leaves(tree):
+        if name in tensors:
+            raise ValueError(f"params: two of them would be {name!r} in the file")
+        tensors[name] = tensor
+    return tensors, {"optimizer": saved["optimizer"]} | text
 
 
 def unpack(optimizer, tensors, metadata):
     """Continue from what `packed` returned. Raises ValueError naming what differs, before anything is touched."""
     from .arrays import on_device_of
+    from .turns import turn
 
     name, views, each = metadata.get("optimizer"), optimizer._views, optimizer._tree.each
     if name != optimizer.name:
-        raise ValueError(f"optimizer: expected a checkpoint of {optimizer.name}, got one of {name or 'none'}")
+        raise ValueError(
+            f"optimizer: expected a checkpoint of {optimizer.name}, got one of {reprlib.repr(name) if name else 'none'}"
+        )
     places = {
         "params": each(group.params for group in optimizer.groups),
         "state": each(dict.fromkeys(group.rule.states, group.params) for group in optimizer.groups),
     }
+    keys = ("steps", "hyper", *(key for key in ("carried", "seed") if key in metadata))
     try:
-        keys = ("steps", "hyper", *(key for key in ("carried",) if key in metadata))
-        saved = {key: json.loads(metadata[key]) for key in keys}
+        saved = {key: _read(key, metadata[key]) for key in keys}
         found = _filled(places, tensors)
     except KeyError as missing:
         raise ValueError(f"optimizer: the checkpoint has no {missing.args[0]}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"optimizer: the checkpoint has text that is not JSON ({error})") from None
+    if type(steps := saved["steps"]) is not int or not 0 <= steps < 2**63:
+        raise ValueError(f"state_dict['steps']: expected an int >= 0, got {reprlib.repr(steps)}")
     params = [array for _, array in _leaves(found["params"])]
     for v, array in zip(views, params, strict=True):
         if (array.dtype.name, array.shape) != (v.dtype, v.shape):
             raise ValueError(f"{v.name}: expected {v.dtype} {v.shape}, got {array.dtype.name} {array.shape}")
-    optimizer.load_state_dict({"optimizer": name, "state": found["state"]} | saved)
-    with on_device_of(views):
+    with turn(optimizer), on_device_of(views):
+        try:
+            optimizer._load({"optimizer": name, "state": found["state"]} | saved)
+        except (TypeError, OverflowError) as error:
+            reason = f"the checkpoint has other text than this optimizer's ({_line(error)})"
+            raise ValueError(f"optimizer: {reason}") from None
         for v, array in zip(views, params, strict=True):
             bits = f"u{v.itemsize}"  # not every library of arrays has bfloat16
             v.owner.view(bits)[...] = optimizer._xp.asarray(array.view(bits))
+
+
+def _read(key, text):
+    """What the JSON text says; ValueError for what is none, or says NaN, or is nested without end."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (TypeError, ValueError, RecursionError) as error:
+        said = f"{_kind(error)}: {_line(error)}"
+        raise ValueError(f"optimizer: the checkpoint has text that is not JSON under {key!r} ({said})") from None
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _plain(number):
+    """NumPy's numbers, which json does not know."""
+    number = element(number)
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def _leaves(tree, at=""):

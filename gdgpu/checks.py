@@ -6,12 +6,21 @@ from numbers import Integral, Real
 MOST_STEPS = (1 << 63) - 1  # they may be counted in an int64
 
 
+def element(value):
+    """The element of an array of one, of whatever library, or of a NumPy scalar; anything else as it is."""
+    try:
+        return value.item()
+    except Exception:  # it has no such method, or more elements, or lies nowhere
+        return value
+
+
 def number(name, value, low=0.0, high=math.inf, high_is_open=False):
-    """A finite float between low and high."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    """A finite float between low and high. Arrays of one element are taken by value."""
+    given = element(value)
+    if isinstance(given, bool) or not isinstance(given, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     try:
-        value = float(value)
+        value = float(given)
     except OverflowError:
         value = math.inf
     inside = low <= value < high if high_is_open else low <= value <= high
@@ -37,13 +46,13 @@ def one_of(name, value, choices):
 
 
 def count(name, value, least=0, otherwise="", most=None):
-    """An int from least to most. otherwise: what else the argument takes, for the message."""
-    expected = f"{name}: expected an int >= {least}{otherwise}, got "
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    """An int from least to most. Arrays of one are taken by value. otherwise: what else it takes, for the message."""
+    expected, given = f"{name}: expected an int >= {least}{otherwise}, got ", element(value)
+    if isinstance(given, bool) or not isinstance(given, Integral):
         shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
         raise TypeError(expected + shown)
-    if value < least:
-        raise ValueError(expected + str(value))
-    if most is not None and value > most:
-        raise ValueError(f"{name}: expected an int <= {most}, got {value}")
-    return int(value)
+    if given < least:
+        raise ValueError(expected + str(given))
+    if most is not None and given > most:
+        raise ValueError(f"{name}: expected an int <= {most}, got {given}")
+    return int(given)

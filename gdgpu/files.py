@@ -13,16 +13,21 @@ def replacing(path, flush=True):
 
     The bytes go to a temporary file in the same directory (`.gdgpu-*.tmp`), which is flushed to the disk (`flush`) and
     renamed over `path`: whatever happens, `path` is the old file or the new one. An error removes the
-    temporary file; only a killed process can leave one behind, and it may be deleted.
+    temporary file; only a killed process can leave one behind, and it may be deleted. The new file has the mode of the
+    old one, and its owner and group where this process may give files away; without an old one, what the umask says.
 
     Raises ValueError if `path` exists and is no plain file, OSError if writing fails.
     """
     path = os.path.realpath(path)  # replace what a link points to, not the link
     _check_plain(path, "path")
-    temporary = _temporary(path)
+    temporary, old = _temporary(path), _status(path)
+    mode = old.st_mode & 0o777 if old else 0o666
     try:
-        with open(temporary, "xb") as file:
+        # With the old mode from the start: nobody reads in between what the old one kept from them.
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
+            if old:
+                _give(temporary, old, mode)
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
@@ -71,6 +76,24 @@ def _finite(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _status(path):
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _give(path, old, mode):
+    """Owner, group and mode of the old file, as far as this process may."""
+    made = os.stat(path)
+    if hasattr(os, "chown"):
+        for owner, group in ((old.st_uid, -1), (-1, old.st_gid)):
+            if (owner, group) not in ((made.st_uid, -1), (-1, made.st_gid)):
+                with suppress(OSError):
+                    os.chown(path, owner, group)
+    os.chmod(path, mode)
 
 
 def _check_plain(path, argument):

@@ -365,6 +365,10 @@ class Optimizer:
         torch: instead what load_state_dict of torch.optim's optimizer of the same name takes: {"state", "param_groups"}
         of torch tensors, without master weights and averages. ValueError where there is none.
         """
+        torch, saved = flag("torch", torch), self._saved()
+        return interchange.to_torch(self, saved) if torch else saved
+
+    def _saved(self):
         with self._in_order():
             saved = {
                 "optimizer": self.name,
@@ -374,8 +378,7 @@ class Optimizer:
             }
             carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
         saved |= {"carried": carried} if carried else {}
-        saved |= {"seed": self._storage.seed} if self._storage.at_random else {}
-        return interchange.to_torch(self, saved) if flag("torch", torch) else saved
+        return saved | ({"seed": self._storage.seed} if self._storage.at_random else {})
 
     def _state_of(self, group):
         held = [self._state[k] for k in group.tensors]
@@ -389,6 +392,9 @@ class Optimizer:
         Hyperparameters and the seed of rounding at random come from it too, but a function assigned to lr stays.
         Raises ValueError or TypeError naming what differs, before anything is touched.
         """
+        self._load(state_dict)
+
+    def _load(self, state_dict):
         torchs = interchange.is_torchs(state_dict)
         restore(self, interchange.from_torch(self, state_dict) if torchs else state_dict)
 

@@ -1,12 +1,16 @@
 """Learning rates as functions of the number of completed steps, for `lr=`.
 
-Every function here returns a function t -> lr, t = 0, 1, …; after its last step it stays where it is. All raise
-ValueError or TypeError naming the argument.
+Every function here returns a function t -> lr, t = 0, 1, …; after its last step it stays where it is. A rate beyond
+the largest float is inf, which an optimizer refuses. All raise ValueError or TypeError naming the argument.
 """
 
 import math
+import sys
 
-from .checks import count, number
+from .checks import count, element, number
+
+_FAR = int(sys.float_info.max)  # no power of a float changes further on
+_MOST = 2**63
 
 
 def constant(lr):
@@ -16,15 +20,15 @@ def constant(lr):
 
 
 def step(lr, every, factor=0.1):
-    """lr * factor^floor(t / every): lr falls by the factor after every so many steps (torch's StepLR)."""
-    lr, every, factor = number("lr", lr), count("every", every, least=1), number("factor", factor)
-    return lambda t: lr * factor ** (t // every)
+    """lr * factor^floor(t / every): lr changes by the factor after every so many steps (torch's StepLR)."""
+    lr, every, factor = number("lr", lr), _count("every", every, least=1), number("factor", factor)
+    return lambda t: _times_power(lr, factor, element(t) // every)
 
 
 def exponential(lr, factor):
-    """lr * factor^t (torch's ExponentialLR)."""
-    lr, factor = number("lr", lr), number("factor", factor, high=1)
-    return lambda t: lr * factor**t
+    """lr * factor^t (torch's ExponentialLR); with a factor above 1, a test of which rates are too large."""
+    lr, factor = number("lr", lr), number("factor", factor)
+    return lambda t: _times_power(lr, factor, element(t))
 
 
 def cosine(lr, steps, warmup=0, final=0.0):
@@ -34,11 +38,12 @@ def cosine(lr, steps, warmup=0, final=0.0):
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (torch's CosineAnnealingLR).
     """
     lr, final = number("lr", lr), number("final", final)
-    steps, warmup = count("steps", steps, least=1), count("warmup", warmup)
+    steps, warmup = _count("steps", steps, least=1), _count("warmup", warmup)
     if warmup >= steps:
         raise ValueError(f"warmup: expected fewer than the {steps} steps, got {warmup}")
 
     def at(t):
+        t = min(element(t), steps)
         if t < warmup:
             return lr * (t + 1) / warmup
         return _between(lr, final, (t - warmup) / (steps - warmup))
@@ -51,12 +56,13 @@ def one_cycle(lr, steps, rise=0.3, start=25.0, final=1e4):
 
     Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120, as torch's OneCycleLR.
     """
-    lr, steps = number("lr", lr), count("steps", steps, least=2)
+    lr, steps = number("lr", lr), _count("steps", steps, least=2)
     rise = number("rise", rise, high=1)
     start, final = number("start", start, low=1), number("final", final, low=1)
     top = rise * steps - 1
 
     def at(t):
+        t = min(element(t), steps - 1)
         if t <= top:
             return _between(lr / start, lr, t / top if top else 1.0)
         return _between(lr, lr / start / final, (t - top) / (steps - 1 - top))
@@ -69,10 +75,31 @@ def inverse_sqrt(lr, warmup):
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 5.3.
     """
-    lr, warmup = number("lr", lr), count("warmup", warmup, least=1)
-    return lambda t: lr * min((t + 1) / warmup, math.sqrt(warmup / (t + 1)))
+    lr, warmup = number("lr", lr), _count("warmup", warmup, least=1)
+
+    def at(t):
+        done = element(t) + 1
+        return lr * (done / warmup if done <= warmup else math.sqrt(warmup / done))
+
+    return at
+
+
+def _count(name, value, least=0):
+    """An int that a float can come near."""
+    value = count(name, value, least)
+    if value >= _MOST:
+        raise ValueError(f"{name}: expected an int < 2**63, got {value:#x}")
+    return value
+
+
+def _times_power(lr, factor, exponent):
+    """lr * factor^exponent; inf where that is more than a float holds."""
+    try:
+        return lr * factor ** min(exponent, _FAR)
+    except OverflowError:
+        return math.inf if lr else 0.0
 
 
 def _between(first, last, share):
-    """Along half a cosine, and no further than its end."""
-    return last + (first - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+    """Along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2

@@ -7,11 +7,14 @@ from functools import cache
 
 from llvmlite import ir
 from llvmlite.binding import add_symbol
-from numba import cfunc, njit, types
+from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
 from . import codes, memory, scalars, vectors
+from .kept import Kept
 
 __all__ = [
     "at_work",
@@ -42,12 +45,21 @@ device = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 fma, sqrt, maximum, minimum, sign = (scalars.compiled(function, intrinsic) for function in scalars.EMIT)
 
 
-def jit(caching, signature):
-    """A kernel, called from Python, whose machine code is kept on disk."""
-    return njit(signature, cache=caching, no_cfunc_wrapper=True, **_OPTIONS)
+def jit(code, signature):
+    """A kernel, called from Python. code: where its machine code is kept, a path without its suffix, or None."""
+
+    def compile(function):
+        kernel = njit(no_cfunc_wrapper=True, **_OPTIONS)(_compilable(function))
+        if code:
+            kernel._cache = Kept(code, function)
+        kernel.compile(signature)
+        kernel.disable_compile()
+        return kernel
+
+    return compile
 
 
-def shared(module, caching):
+def shared(module, code):
     """A function of integers, without a result, that kernels of other modules import.
 
     They call it by its symbol, so that it is compiled once, and into none of them.
@@ -55,7 +67,11 @@ def shared(module, caching):
 
     def compile(function):
         count = function.__code__.co_argcount
-        compiled = cfunc(f"void({', '.join(['int64'] * count)})", cache=caching, **_OPTIONS)(function)
+        signature = normalize_signature(f"void({', '.join(['int64'] * count)})")
+        compiled = CFunc(_compilable(function), signature, {}, _OPTIONS)
+        if code:
+            compiled._cache = Kept(code, function)
+        compiled.compile()
         symbol = f"{module}.{function.__name__}"
         add_symbol(symbol, compiled.address)
 
@@ -73,6 +89,12 @@ def shared(module, caching):
         return call
 
     return compile
+
+
+def _compilable(function):
+    if config.DISABLE_JIT:
+        raise ValueError("NUMBA_DISABLE_JIT: expected 0, got 1: kernels cannot run as plain Python; unset it")
+    return function
 
 
 @intrinsic

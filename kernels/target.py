@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import cuda, types
 
-from . import codes, driver, generate, linking, memory, scalars, toolchain
+from . import codes, disk, driver, linking, memory, scalars, toolchain
 from .threads import whole
 from .tree import SIMULATED
 
@@ -118,7 +118,6 @@ class Kernel:
 
     def __init__(self, function, kinds, name, code=None, resident=None):
         self.function, self.kinds, self.name, self.code, self.resident = function, kinds, name, code, resident
-        self._lock = threading.Lock()
         self._loaded, self._made = {}, {}
         function.__qualname__ = name  # which numba puts into the name that profilers show
 
@@ -143,23 +142,23 @@ class Kernel:
         return Launch(calls, counters, (pointers, values, held))
 
     def _handle(self, api):
-        with self._lock:
-            device = api.device()
-            if device not in self._loaded:
-                code = self.cubin(api.capability())
-                entry = re.search(rb"\0\.text\.(\w+)\0", code)[1].decode()
-                self._loaded[device] = api.load(code, entry)
-            return self._loaded[device][0]
+        device = api.device()
+        if device not in self._loaded:
+            with linking.compiling:  # by one thread; a fork waits for it
+                if device not in self._loaded:
+                    code = self.cubin(api.capability())
+                    entry = re.search(rb"\0\.text\.(\w+)\0", code)[1].decode()
+                    self._loaded[device] = api.load(code, entry)
+        return self._loaded[device][0]
 
     def cubin(self, capability=(9, 0)):
         """Machine code for a compute capability; needs no GPU. Kept on disk."""
         path = self.code and self.code.with_name(f"{self.code.name}.sm_{capability[0]}{capability[1]}.cubin")
-        if path and path.exists():
-            return path.read_bytes()
+        if path and (code := disk.read(path)):
+            return code
         code, _ = self.link(capability)
         if path:
-            with contextlib.suppress(OSError):  # a full disk: the next process compiles again
-                generate.write(path, code)
+            disk.write(path, code)
         return code
 
     def link(self, capability=(9, 0), *options):
@@ -178,7 +177,8 @@ class Kernel:
         if capability not in self._made:
             signature = types.void(*(getattr(types, kind) for kind in self.kinds))
             how = {"device": False, "abi": "numba", "cc": capability, "output": "ltoir"}
-            self._made[capability], _ = cuda.compile(self.function, signature, **how)
+            settled = {"debug": False, "opt": True}  # whatever numba's settings are, which no file's name says
+            self._made[capability], _ = cuda.compile(self.function, signature, **how, **settled)
         return self._made[capability]
 
 

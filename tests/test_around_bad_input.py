@@ -13,8 +13,8 @@ ONE = np.ones(1, np.float32)
 BAD = {
     "grad_scale": (0, -1.0, np.nan, np.inf, 1e39, 1e-60, "2", True, [1.0], ONE.astype("f8"), np.ones(2, "f4"), ONE[:0]),
     "found_inf": (0, 1, 1.0, 0.0, "no", np.array(True), ONE.astype("i4"), np.zeros((2, 1), "f4"), np.float32(1)),
-    "clip_value": (-1, -1e-9, np.nan, np.inf, "1", True, ONE, [1.0]),
-    "clip_norm": (-1, np.nan, np.inf, "1", False, ONE, [1.0]),
+    "clip_value": (-1, -1e-9, np.nan, np.inf, "1", True, -ONE, np.ones(2, "f4"), [1.0]),
+    "clip_norm": (-1, np.nan, np.inf, "1", False, -ONE, np.ones(2, "f4"), [1.0]),
     "zero_grads": (1, None, "yes"),
 }
 
