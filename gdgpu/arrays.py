@@ -75,7 +75,7 @@ def view(array, name):
 
 def genuine(array, name):
     """The array itself; TypeError for one whose memory, if it has any, does not hold its values."""
-    if isinstance(array, np.ma.MaskedArray):
+    if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):  # which NumPy imports when it is asked for
         raise TypeError(f"{name}: a masked array, whose mask would be lost; pass its .filled(value)")
     torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
     if torch is None or not isinstance(array, torch.Tensor):

@@ -6,7 +6,7 @@ import weakref
 from .arrays import genuine, on_device_of
 from .launches import Launches
 from .ranges import ranged
-from .turns import inside
+from .turns import turn
 
 
 class Bound:
@@ -34,13 +34,10 @@ class Bound:
     @ranged
     def __call__(self):
         """Take the step, with what the arrays hold now."""
-        optimizer = self._owner()
-        turn = optimizer._turn
-        if turn._is_owned():
-            raise inside(optimizer)
+        optimizer = self._held or self._owner()
         if self._dropped:
             raise RuntimeError(f"{self._dropped[0]}: nobody else has this tensor any more, {_HINT}")
-        with turn, on_device_of(optimizer._views):
+        with turn(optimizer), on_device_of(optimizer._views):
             recorded = optimizer._order.follow()
             if self._version != optimizer._version:
                 self._prepare(optimizer)

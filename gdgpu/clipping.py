@@ -33,8 +33,7 @@ def sample_norms(G):
         norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
         out = xp.empty(count, norms.sums)
         matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
-        launches = norms.prepare(matrices, count, address_of(out))
-        whole(launches)
+        whole(norms.prepare(matrices, count, address_of(out)))
     return out
 
 

@@ -17,7 +17,7 @@ class Group:
     def __init__(self, optimizer, params, lr, options):
         self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once
         self.params, self._lr = params, lr
-        self.assign(options)
+        self.assign(optimizer, options)
         self.tensors = range(0)  # which of the optimizer's they are
 
     @property
@@ -36,9 +36,9 @@ class Group:
     def lr(self, value):
         self._optimizer._assign_lr(self, value)
 
-    def assign(self, options):
+    def assign(self, optimizer, options):
         """Take these hyperparameters, as the user names them."""
-        self.rule, self.hyper, self.flags = self._optimizer._check(**options)
+        self.rule, self.hyper, self.flags = optimizer._check(**options)
         self.kernel = self.rule, tuple((name, self.flags[name]) for name in self.rule.flags)
         self.options = {name: (self.hyper | self.flags).get(name, value) for name, value in options.items()}
 

@@ -8,7 +8,7 @@ from .kernels.memory import itemsize
 
 
 def counting(device, around):
-    """The call that counts a step and does nothing else."""
+    """The launch that counts a step and does nothing else."""
     return advance.launcher(device, advance.kernel(device, None, "float32"), 0, 0, 0, 1, around, 1)
 
 
@@ -31,7 +31,7 @@ class Scalars:
             self.address = address_of(self.scalars)
 
     def advance(self, around, counts):
-        """The call that makes the scalars of the next step. around, counts: as kernels.advance has them."""
+        """The launch that makes the scalars of the next step. around, counts: as kernels.advance has them."""
         kernel = advance.kernel(self.device, self.rule, self.sums)
         at = self.values.address, address_of(self.carried), self.address
         return advance.launcher(self.device, kernel, *at, len(self.groups), around, int(counts))

@@ -47,7 +47,6 @@ class Model:
         return self.criterion.metric_name
 
     @ranged
-    @in_turn
     def loss(self, X, t):
         """Mean over the samples of their errors: a scalar of the model's dtype, on its device.
 
@@ -98,12 +97,10 @@ class Model:
         return self._step(*self._prepare(X, t), optimizer, max_norm, reduction)
 
     @ranged
-    @in_turn
     def predict(self, X):
         """The model's answer for each row of X (B, n_features). Errors: see loss."""
         return self.criterion.answer(self._outputs(self._samples(X, "X")))
 
-    @in_turn
     def metric(self, X, t):
         """How good the answers are, as a float: what `metric_name` says. Errors: see loss, and B = 0."""
         X, t = self._prepare(X, t)

@@ -35,7 +35,8 @@ class Optimizer:
     does not give is taken from the arguments; groups cost no launch. They are updated in place, and their memory must
     stay where it is. State is kept in the accumulator's dtype: float64 for float64 parameters, else float32.
 
-    lr: a float >= 0, or a function of the number of completed steps (from 0). Assignable, also each of `groups`'. On a
+    lr: a float >= 0, or a function of the number of completed steps (from 0), which a step calls: it may not call the
+    optimizer, nor gradients of a model that steps with it. Assignable, also each of `groups`'. On a
     GPU a float is written there at once, on the current stream, so that the replays of a CUDA graph see it. The replays
     are not seen here: add their number to `steps`, unless steps are counted there too (rounding, found_inf). What is
     asked of one optimizer on several streams runs in the order of the calls, one after the other; where the replays are
@@ -169,9 +170,10 @@ class Optimizer:
 
     @in_turn
     def _assign_lr(self, holder, value):
-        old, holder._lr = holder._lr, value if value is None and holder is not self else _checked_lr(value)
+        old, new = holder._lr, value if value is None and holder is not self else _checked_lr(value)
         try:
             with self._in_order():
+                holder._lr = new
                 self._renew()
         except BaseException:
             holder._lr = old
@@ -215,7 +217,11 @@ class Optimizer:
         return {"lr": self._lr_of(group)} | group.options
 
     def _lr_of(self, group):
-        return number("lr", group.lr(self.steps)) if callable(group.lr) else group.lr
+        rate = self._rate(group)
+        return number("lr", rate(self.steps)) if callable(rate) else rate
+
+    def _rate(self, group):
+        return self._lr if group._lr is None else group._lr
 
     def _initial(self, group, state):
         """What a state begins with."""
@@ -223,13 +229,17 @@ class Optimizer:
 
     def _renew(self):
         """Take what was assigned. Functions of the step are called by the step that they are for."""
-        rows = self._rows([0.0 if callable(group.lr) else group.lr for group in self.groups])
-        self._varying = any(callable(group.lr) for group in self.groups)
-        if not self._varying:
+        rates = [self._rate(group) for group in self.groups]
+        rows = self._rows([0.0 if callable(rate) else rate for rate in rates])
+        varying = any(map(callable, rates))
+        self._varying = True  # if an exception comes from elsewhere, the next step puts them right
+        if not varying:
             self._put(rows)
+        self._varying = varying
 
     def _refresh(self):
         self._put(self._rows([self._lr_of(group) for group in self.groups]))
+        self._varying = any(callable(self._rate(group)) for group in self.groups)
 
     def _rows(self, rates):
         """What kernels read in the next step, checked; rates: the lr of each group."""

@@ -30,7 +30,7 @@ def restore(optimizer, state_dict):
         try:
             optimizer._set_steps(steps)
             for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
-                group.assign(options)
+                group.assign(optimizer, options)
             optimizer._scalars = optimizer._gather(optimizer._scalars)
             carried = [s for s in optimizer._scalars.values() if s.rule.carried]
             products = [(s.carried, _products(s, state_dict.get("carried", {}))) for s in carried]
@@ -38,7 +38,7 @@ def restore(optimizer, state_dict):
             optimizer._renew()
         except BaseException:
             for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
-                group.assign(options)
+                group.assign(optimizer, options)
                 group._lr = lr
             _, optimizer._lr, steps, optimizer._scalars = old
             optimizer._set_steps(steps)
@@ -64,7 +64,7 @@ def _assign_lr(optimizer, values):
     """A value for each group; those without an lr of their own go on following the optimizer if theirs are the same."""
     following = {lr for group, lr in zip(optimizer.groups, values, strict=True) if group._lr is None}
     for group, lr in zip(optimizer.groups, values, strict=True):
-        if not callable(group.lr):
+        if not callable(optimizer._rate(group)):
             holder = optimizer if group._lr is None and len(following) == 1 else group
             holder._lr = lr
 

@@ -4,15 +4,14 @@ import functools
 import os
 import threading
 import weakref
-from contextlib import contextmanager
 
-_owners = weakref.WeakSet()
+_owners = weakref.WeakValueDictionary()  # by their ids: they need not be hashable
 
 
 def take_turns(owner):
     """Give an owner its `_turn`, the lock that its calls hold: calls of other threads wait."""
     owner._turn = threading.RLock()
-    _owners.add(owner)
+    _owners[id(owner)] = owner
 
 
 def in_turn(method):
@@ -24,21 +23,17 @@ def in_turn(method):
 
     @functools.wraps(method)
     def call(self, *args, **kwargs):
-        if self._turn._is_owned():
-            raise inside(self)
-        with self._turn:
+        with turn(self):
             return method(self, *args, **kwargs)
 
     return call
 
 
-@contextmanager
 def turn(owner):
-    """Context in which other calls of an owner wait: see in_turn."""
+    """The lock of an owner, for a block in which other calls of it wait: see in_turn."""
     if owner._turn._is_owned():
         raise inside(owner)
-    with owner._turn:
-        yield
+    return owner._turn
 
 
 def inside(owner):
@@ -65,7 +60,7 @@ class _Lost:
 
 
 def _forget_lost():
-    for owner in list(_owners):
+    for owner in list(_owners.values()):
         if owner._turn.acquire(blocking=False):
             owner._turn.release()
         else:

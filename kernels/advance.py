@@ -75,7 +75,7 @@ def _advance(rule):
 
 
 def launcher(device, compiled, values, carried, scalars, rows, around=0, counts=0):
-    """The call that takes one step forward; values, carried, scalars and around are addresses."""
+    """The launch that takes one step forward; values, carried, scalars and around are addresses."""
     args = (values, carried, scalars, around, counts)
     if device == "cpu":
         return threads.Launch(compiled, args, rows, 0)

@@ -8,17 +8,30 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
+_GENERATED = "gdgpu.kernels.generated."
 locks = []  # reentrant, in the order in which compiling takes them
 _held = []
 
 
 def _hold():
-    for name in [name for name in sys.modules if name.startswith("gdgpu.")]:
-        with suppress(Exception):  # the other thread's, which sees it
-            import_module(name)
-    for lock in locks:
-        lock.acquire()
-        _held.append(lock)
+    imported = set()
+    while True:
+        while new := _modules() - imported:
+            for name in new:
+                with suppress(Exception):  # the other thread's, which sees it
+                    import_module(name)
+            imported |= new
+        for lock in locks:
+            lock.acquire()
+            _held.append(lock)
+        if _modules() == imported:
+            return
+        _let_go()  # another import has begun before the locks were ours
+
+
+def _modules():
+    """Of this package, those that are imported or being so."""
+    return {name for name in list(sys.modules) if name.startswith("gdgpu.") and not name.startswith(_GENERATED)}
 
 
 def _let_go():

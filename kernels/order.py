@@ -3,6 +3,8 @@
 Kernels of an owner share its tables, partial sums and counters, so those of two calls must never overlap.
 """
 
+import threading
+
 from . import driver
 from .buffers import raise_fault
 from .tree import SIMULATED
@@ -18,6 +20,7 @@ class Order:
     def __init__(self):
         self._api = driver.driver()
         self._last, self._event, self._retired = None, None, []
+        self._lock = threading.Lock()  # a model's loss follows, too, beside its steps
 
     def follow(self):
         """Let the current stream wait for what the owner has enqueued on others; says whether it records a CUDA graph.
@@ -34,15 +37,16 @@ class Order:
         return False
 
     def _wait(self, stream):
-        last = self._last
-        if last is not None and last.ptr != stream.ptr:
-            if self._api.capturing(last.ptr):
-                raise RuntimeError("the stream of the call before records a CUDA graph: end the capture first")
-            if self._event is None:
-                self._event = self._api.event()
-            last.record(self._event)
-            stream.wait_event(self._event)
-        self._last = stream  # held, so that no other stream is given its handle
+        with self._lock:
+            last = self._last
+            if last is not None and last.ptr != stream.ptr:
+                if self._api.capturing(last.ptr):
+                    raise RuntimeError("the stream of the call before records a CUDA graph: end the capture first")
+                if self._event is None:
+                    self._event = self._api.event()
+                last.record(self._event)
+                stream.wait_event(self._event)
+            self._last = stream  # held, so that no other stream is given its handle
 
     def retire(self, held):
         """Keep what is no longer needed until the work that is enqueued by now, which may read it, is done."""

@@ -52,7 +52,7 @@ class Reduction:
 
     device: "cpu" or "cuda". get_kernel(device, g_dtype, weighted) gives the kernel that `reduce.build` made. It owns
     its tables, partial sums and counters, so it serves one thread at a time, and what is launched must be in order:
-    `prepare` sees to that for what runs at once; who keeps the call that it returns sees to it itself.
+    `prepare` sees to that for what runs at once; who keeps the launches that it returns sees to it then.
     """
 
     def __init__(self, device, xp, get_kernel):

@@ -3,13 +3,15 @@
 Kernels release the GIL, so plain Python threads run them side by side. There is no OpenMP or TBB
 underneath: forking after use, and calling from several Python threads at once, just work.
 
-What is launched is a list of calls that C makes, one after the other, with no bytecode of Python's between: no signal
-handler and no exception of another thread comes in the middle, and when it does come, all of it is done.
+What is launched is a list of calls that C makes, one after the other, with no bytecode of Python's between (unless a
+profiler is set): no signal handler and no exception of another thread comes in the middle, and when it does come, all
+of it is done.
 """
 
 import itertools
 import os
 import queue
+import sys
 import threading
 from functools import cache, partial
 from operator import call
@@ -93,7 +95,7 @@ class Launch:
         threads = min(num_threads(), self.items if self.nbytes >= SERIAL_BYTES else 1)
         if threads > 1:
             jobs.append(_Job(self, threads))
-            return jobs[-1].calls
+            return jobs[-1].calls(threads)
         scratch = _scratch(self.scratch_bytes)
         if scratch != self._scratch:
             self._alone = [partial(self.kernel, *self.args, scratch, 0, self.items)] * bool(self.items)
@@ -127,22 +129,29 @@ class _Job:
         step = max(1, launch.items // (threads * _PULLS))
         starts = range(0, launch.items, step)
         self.pieces = iter([(first, min(first + step, launch.items)) for first in starts])
-        team, scratch = _team, _scratch(launch.scratch_bytes)
-        self.wait = partial(_wait(), team.slots.ctypes.data, len(team.slots), self.number)
-        share = partial(list, itertools.starmap(partial(launch.kernel, *launch.args, scratch), self.pieces))
-        self.calls = [partial(team.queue.put, self)] * team.helpers(threads - 1) + [share, self.wait]
+        self.team = _team
+        self.wait = partial(_wait(), self.team.address, _MOST, self.number)
+
+    def calls(self, threads):
+        """Those that hand it to helpers, do this thread's share, and wait for theirs."""
+        helpers = self.team.helpers(threads - 1)
+        return [*[partial(self.team.queue.put, self)] * helpers, partial(list, self._share()), self.wait]
 
     def help(self):
         """A helper's share."""
-        scratch = _scratch(self.launch.scratch_bytes)
         try:
-            list(itertools.starmap(partial(self.launch.kernel, *self.launch.args, scratch), self.pieces))
+            list(self._share())
         except BaseException as error:
             self.error = error
 
+    def _share(self):
+        """An iterator that takes pieces and does them, until there are none."""
+        scratch = _scratch(self.launch.scratch_bytes)
+        return itertools.starmap(partial(self.launch.kernel, *self.launch.args, scratch), self.pieces)
+
     def end(self):
-        """Leave no piece to helpers that come late, wait for the others, raise their error."""
-        for _ in self.pieces:  # only after an error of the calling thread's
+        """Wait for all that take pieces, which are none any more unless a call has failed, and raise their error."""
+        for _ in self.pieces:
             pass
         self.wait()
         if self.error:
@@ -154,26 +163,33 @@ class _Team:
 
     def __init__(self):
         self.queue, self.slots, self.started = queue.SimpleQueue(), np.zeros(_MOST, np.int64), 0
-        self._places = iter(range(_MOST))
+        self.address, self._places = self.slots.ctypes.data, iter(range(_MOST))
 
     def helpers(self, count):
         """How many of `count` there are, after starting those that are missing, if they can start."""
+        if sys.is_finalizing():  # no other thread runs any more, and one that is started never does
+            return 0
         while self.started < min(count, _MOST):  # several threads may start one too many
             try:
                 threading.Thread(target=self._help, name=f"gdgpu-{self.started}", daemon=True).start()
-            except RuntimeError:  # there is no room for it, or the interpreter is shutting down
+            except RuntimeError:  # there is no room for it
                 break
             self.started += 1
         return min(count, self.started)
 
     def _help(self):
         place = next(self._places, None)
-        while place is not None:
-            job = self.queue.get()
-            self.slots[place] = job.number  # before it takes a piece: who is not waited for takes none
-            job.help()
-            self.slots[place] = 0
-            del job  # which holds arrays
+        try:
+            while place is not None:
+                job = self.queue.get()
+                try:
+                    self.slots[place] = job.number  # before it takes a piece: who is not waited for takes none
+                    job.help()
+                finally:
+                    self.slots[place] = 0
+                del job  # which holds arrays
+        finally:
+            self.started -= 1  # an exception that another thread has put here
 
 
 @cache

@@ -92,4 +92,4 @@ def test_profiling_recipes_name_kernels_and_cases_as_they_are(kernels, monkeypat
     for command in commands:
         given = run._parser().parse_args(command.replace("\\\n", " ").split())
         assert cases.select(given.case, given.sizes, given.device or "cpu")
-    assert "gdgpu.Bound.__call__" in PROFILING and gdgpu.launches.Bound.__call__.__qualname__ == "Bound.__call__"
+    assert "gdgpu.Bound.__call__" in PROFILING and gdgpu.bound.Bound.__call__.__qualname__ == "Bound.__call__"

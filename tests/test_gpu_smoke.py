@@ -104,14 +104,14 @@ BITS = ("step_has_the_bits", "reduction_has_the_bits")
 HAZARDS = ("fences_over_many_launches", "thread_without_a_context", "counters_are_zero")  # others need streams
 SEEN = {  # what breaks a hazard's promise, and what it then says
     "fences_over_many_launches": ("gdgpu.reduce_samples = wrong", "numbers have other"),
-    "thread_without_a_context": ("gdgpu.launches.Bound.__call__ = refuse", "as the first call of a thread"),
+    "thread_without_a_context": ("gdgpu.bound.Bound.__call__ = refuse", "as the first call of a thread"),
     "counters_are_zero": ("buffers.Counters.get = counted", "counters are not 0"),
 }
 BREAKING = """
 import threading
-import gdgpu, gdgpu.launches
+import gdgpu, gdgpu.bound
 from gdgpu.kernels import buffers
-sums, call, get = gdgpu.reduce_samples, gdgpu.launches.Bound.__call__, buffers.Counters.get
+sums, call, get = gdgpu.reduce_samples, gdgpu.bound.Bound.__call__, buffers.Counters.get
 def wrong(G, out=None):
     result = sums(G, out=out)
     if out is not None:

@@ -286,3 +286,78 @@ def test_a_group_outlives_its_optimizer():
     with pytest.raises(ReferenceError, match="gone"):
         group.lr = 0.25
     assert sys.getrefcount(group) < 10
+
+
+def test_a_rate_may_ask_the_model():
+    model = gdgpu.models.LinearRegression(3, device="cpu")
+    X, t = np.ones((4, 3), np.float32), np.ones(4, np.float32)
+    optimizer = gdgpu.SGD(model.params, lambda step: 0.01 if float(model.loss(X, t)) > 0.5 else 0.001)
+    for _ in range(3):
+        model.step(X, t, optimizer)
+    gdgpu.fit(model, X, t, optimizer, batch_size=2, epochs=2)
+    assert optimizer.steps == 7
+
+
+def test_an_optimizer_that_is_no_key():
+    class Equal(gdgpu.SGD):
+        def __eq__(self, other):
+            return True
+
+    Equal(np.ones(3), 0.5).step(np.ones(3))
+
+
+def test_finalizers_may_call():
+    """The collector clears weak references before it calls them."""
+    said = []
+
+    class Trainer:
+        def __init__(self):
+            self.w = np.ones(3)
+            self.optimizer = gdgpu.Adam([{"params": self.w}], 0.5)
+            self.run, self.itself = self.optimizer.bind([np.ones(3)]), self
+
+        def __del__(self):
+            self.run()
+            self.optimizer.step([np.ones(3)])
+            self.optimizer.lr = 0.25
+            said.append((self.optimizer.state_dict()["steps"], self.optimizer.current()[0]["lr"]))
+
+    trainer = Trainer()
+    del trainer
+    gc.collect()
+    assert said == [(2, 0.25)]
+
+
+def test_calls_at_the_end_of_the_process(python):
+    """No thread starts then, and nobody waits for one."""
+    script = (
+        "import builtins, numpy as np, gdgpu\n"
+        "from gdgpu.kernels import threads\n"
+        "threads.set_num_threads({count})\n"
+        "class Last:\n"
+        "    def __init__(self):\n"
+        "        self.w = np.zeros(1_000_000, 'f4')\n"
+        "        self.run = gdgpu.SGD(self.w, 1.0).bind(np.ones_like(self.w))\n"
+        "        self.run()\n"
+        "    def __del__(self):\n"
+        "        self.run()\n"
+        "        print(self.w[0], self.w[-1], flush=True)\n"
+        "builtins.last = Last()\n"
+    )
+    for count in (1, 2):
+        assert python(script.format(count=count)) == "-2.0 -2.0\n"
+
+
+def test_threads_keep_nothing_of_what_they_did(use_threads):
+    use_threads(2)
+    G = np.ones((200, 1000), np.float32)
+    for call in (lambda: gdgpu.sample_norms(G), lambda: gdgpu.reduce_samples(G), lambda: gdgpu.sample_statistics(G)):
+        call()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                call()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
