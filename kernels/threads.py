@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+from ctypes import addressof, c_char
 from functools import cache, partial
 from operator import call
 
@@ -93,7 +94,7 @@ class Launch:
     def calls(self, jobs):
         """The calls that do all of it. jobs: takes what helpers may be at."""
         threads = min(num_threads(), self.items if self.nbytes >= SERIAL_BYTES else 1)
-        if threads > 1:
+        if threads > 1 and not sys.is_finalizing():  # at the end of a process no other thread runs any more
             jobs.append(_Job(self, threads))
             return jobs[-1].calls(threads)
         scratch = _scratch(self.scratch_bytes)
@@ -167,8 +168,6 @@ class _Team:
 
     def helpers(self, count):
         """How many of `count` there are, after starting those that are missing, if they can start."""
-        if sys.is_finalizing():  # no other thread runs any more, and one that is started never does
-            return 0
         while self.started < min(count, _MOST):  # several threads may start one too many
             try:
                 threading.Thread(target=self._help, name=f"gdgpu-{self.started}", daemon=True).start()
@@ -205,7 +204,8 @@ def _scratch(nbytes):
     if _local.nbytes < nbytes:
         size = 1 << max(nbytes - 1, 1 << 12).bit_length()
         _local.held.append(np.empty(size + 64, np.uint8))
-        _local.address, _local.nbytes = -(-_local.held[-1].ctypes.data // 64) * 64, size
+        address = addressof(c_char.from_buffer(_local.held[-1]))
+        _local.address, _local.nbytes = -(-address // 64) * 64, size
     return _local.address
 
 

@@ -1,9 +1,12 @@
 """A fork while other threads compile or import: the children compile kernels of their own, and nobody hangs."""
 
 import os
+import sys
+import types
 
 import pytest
 
+from gdgpu.kernels import forking
 from support.covering import usual
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -140,3 +143,25 @@ print(status(child))
 @pytest.mark.parametrize("seconds", (0.0, *(pytest.param(k / 20, marks=pytest.mark.full) for k in range(1, 8))))
 def test_a_fork_while_a_thread_imports_numba(python, seconds):
     assert python(BEGIN + IMPORTING, seconds, PYTHONWARNINGS="ignore") == "0\n"
+
+
+def test_an_import_that_begins_while_a_fork_waits(monkeypatch):
+    """It is waited for, too, and without the locks."""
+
+    said = []
+
+    class Lock:
+        def acquire(self):
+            said.append("acquire")
+            sys.modules.setdefault("gdgpu.begun", types.ModuleType("gdgpu.begun"))
+
+        def release(self):
+            said.append("release")
+
+    monkeypatch.setattr(forking, "locks", [Lock()])
+    try:
+        forking._hold()
+    finally:
+        del sys.modules["gdgpu.begun"]
+    forking._let_go()
+    assert said == ["acquire", "release", "acquire", "release"]

@@ -73,6 +73,20 @@ def test_a_child_of_a_busy_parent(use_threads):
             thread.join()
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_has_helpers_of_its_own(use_threads):
+    use_threads(2)
+    threads.run(Recorder(), (), ITEMS, nbytes=1 << 30)  # the parent has
+    together = threading.Barrier(2, timeout=20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        threads.run(lambda scratch, first, last: together.wait(), (), 2, nbytes=1 << 30)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.parametrize("workers", (1, 3))
 def test_four_python_threads(workers, use_threads):
     use_threads(workers)

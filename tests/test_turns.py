@@ -338,14 +338,15 @@ def test_calls_at_the_end_of_the_process(python):
         "    def __init__(self):\n"
         "        self.w = np.zeros(1_000_000, 'f4')\n"
         "        self.run = gdgpu.SGD(self.w, 1.0).bind(np.ones_like(self.w))\n"
-        "        self.run()\n"
+        "        if {before}: self.run()\n"
         "    def __del__(self):\n"
         "        self.run()\n"
         "        print(self.w[0], self.w[-1], flush=True)\n"
         "builtins.last = Last()\n"
     )
-    for count in (1, 2):
-        assert python(script.format(count=count)) == "-2.0 -2.0\n"
+    for count, before in ((1, True), (2, True), (2, False)):
+        steps = -1.0 - before
+        assert python(script.format(count=count, before=before)) == f"{steps} {steps}\n"
 
 
 def test_threads_keep_nothing_of_what_they_did(use_threads):
