@@ -121,15 +121,16 @@ def test_a_checkpoint_is_of_one_moment(count, use_threads, tmp_path):
             optimizer.step(ones)
 
     def saves():
-        for k in range(25):
-            path = tmp_path / f"{k}.safetensors"
-            checkpoint.save_optimizer(path, optimizer)
-            tensors, text = checkpoint.load(path)
-            found = set(tensors["params"].tolist())
-            assert found == {-float(text["steps"])}
-            if k % 5 == 4:
-                checkpoint.load_optimizer(tmp_path / f"{k - 2}.safetensors", optimizer)
-        done.set()
+        try:
+            for k in range(25):
+                path = tmp_path / f"{k}.safetensors"
+                checkpoint.save_optimizer(path, optimizer)
+                tensors, text = checkpoint.load(path)
+                assert set(tensors["params"].tolist()) == {-float(text["steps"])}
+                if k % 5 == 4:
+                    checkpoint.load_optimizer(tmp_path / f"{k - 2}.safetensors", optimizer)
+        finally:
+            done.set()
 
     together(steps, saves)
     assert (w == -optimizer.steps).all()
