@@ -13,6 +13,7 @@ import pytest
 
 import gdgpu
 from gdgpu import checkpoint
+from gdgpu.kernels import reducer
 
 SEED = int(os.environ.get("GDGPU_FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
 
@@ -363,3 +364,28 @@ def test_threads_keep_nothing_of_what_they_did(use_threads):
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+def test_a_reduction_inside_of_another(monkeypatch):
+    """As where a signal handler calls between layout and launch: each has a workspace of its own."""
+    G, other = np.ones((3, 50), np.float32), np.full((3, 50), 5, np.float32)
+    prepare, inner = reducer.Reduction.prepare, []
+
+    def interrupted(workspace, job):
+        launches = prepare(workspace, job)
+        if not inner:
+            inner.append(None)
+            inner[0] = gdgpu.reduce_samples(other)
+        return launches
+
+    gdgpu.reduce_samples(G)
+    monkeypatch.setattr(reducer.Reduction, "prepare", interrupted)
+    assert (gdgpu.reduce_samples(G) == 1).all() and (inner[0] == 5).all()
+
+
+def test_what_is_packed_is_of_its_moment():
+    w = np.ones(3)
+    optimizer = gdgpu.Momentum(w, 0.5)
+    tensors, _ = checkpoint.packed(optimizer)
+    optimizer.step(np.ones(3))
+    assert (tensors["params"] == 1).all() and (tensors["state/velocity"] == 0).all()
