@@ -102,6 +102,8 @@ def genuine(array, name):
 
 def _native(array, name):
     """The NumPy or CuPy array that shares the memory of `array`, and the dtype's name."""
+    if type(array) is np.ndarray:
+        return array, _dtype_name(array.dtype)
     array = genuine(array, name)
     if isinstance(array, np.ndarray):
         return array, _dtype_name(array.dtype)

@@ -1,7 +1,6 @@
 """Sums and means over the samples of a batch, in one fixed tree on every device."""
 
 import threading
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -65,8 +64,9 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
         weights_at = 0 if held is None else address_of(held[sums])
         scale = scale_of(reduction, rows)
         job = Job(g.dtype, rows, (columns,), [(g.address, stride)], [(target.address,)], scale, weights_at)
-        with _workspace(device, xp) as workspace:
-            whole(workspace.prepare(job))
+        held, stream, workspace = _workspace(device, xp)
+        whole(workspace.prepare(job))
+        held[stream] = workspace
     return out
 
 
@@ -213,17 +213,15 @@ def _one_each(weights, count):
         raise ValueError(f"weights: expected shape ({count},), one for each sample, got {weights.shape}")
 
 
-@contextmanager
 def _workspace(device, xp):
-    """This thread's tables and partial sums for CuPy's current stream; of many streams the last few have their own.
+    """(those of this thread's other streams, CuPy's current stream, its tables and partial sums, to be put back there).
 
-    Another one takes that which was not used for longest, and waits for what is enqueued there. A call that begins
-    inside of another, in a signal handler, finds none and makes its own.
+    Of many streams the last few have their own. Another one takes that which was not used for longest, and waits for
+    what is enqueued there. A call that begins inside of another, in a signal handler, finds none and makes its own.
     """
     where, stream = place(device)
     held = _local.__dict__.setdefault("workspaces", {}).setdefault(where, {})
     found = held.pop(stream, None)
     if found is None:
         found = held.pop(next(iter(held))) if len(held) >= STREAMS else Reduction(device, xp, reduce.kernel)
-    yield found
-    held[stream] = found  # the last
+    return held, stream, found
