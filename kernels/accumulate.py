@@ -18,14 +18,14 @@ LIMITS = Limits(threads=512)
 COLLECT_LIMITS = Limits(threads=1024, streams=False)
 
 CPU = """
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def add(nodes, G, stride, columns, weights, row, rows, scratch, first, last):
     for item in range(first, last):
         column = item * TILE
         width = min(TILE, columns - column)
         fold(nodes + column * SIZE, columns, G, stride, column, width, weights, row, 0, rows)
 
-@jit(CACHING, "void(int64, int64, int64, int64, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, $sums, int64, int64, int64)")
 def collect(nodes, columns, out, depth, scale, scratch, first, last):
     for item in range(first, last):
         column = item * TILE

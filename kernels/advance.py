@@ -23,7 +23,7 @@ CPU = """
 @device
 $step
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def advance(values, carried, scalars, around, counts, scratch, first, last):
     if around != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
         last = first

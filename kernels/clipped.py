@@ -33,7 +33,7 @@ $functions
 
 $fold
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
 def clipped(table, tensors, width, job, rows, segment, group, weights, most, scratch, first, last):
     # scratch: sums of squares of a sample, then sums, level by level, of each tensor, then factors of a group of rows.
     items = load_int64(job, 0)

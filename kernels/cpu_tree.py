@@ -29,7 +29,7 @@ def fold(nodes, pitch, G, stride, column, width, weights, row, first, last):
 """
 
 ROOT = """
-@shared(__name__, CACHING)
+@shared(__name__, CODE)
 def root(sums, nodes, pitch, width, depth):
     # sums: a copy of level 0. It becomes the root, as the last node of every level goes into the one above.
     while depth > 1:
@@ -71,7 +71,7 @@ def _functions(dtype, weighted):
         for k in range(rows):
             total = sum_text(f"load_{dtype}(g{k}, j)", f"c{k}" if weighted else None, total)
         lines += ["    for j in range(width):", f"        store_sum(nodes, j, {total})", f"    first += {rows}"]
-    text = fold_text("shared(__name__, CACHING)", "\n".join(lines)) + ROOT
+    text = fold_text("shared(__name__, CODE)", "\n".join(lines)) + ROOT
     named = constants(sums) | {"G_SIZE": memory.itemsize(dtype)} | accessors({dtype}, sums)
     return module(stem("tree", "weighted" if weighted else "", dtype), "cpu", text, {}, named)
 

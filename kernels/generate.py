@@ -108,7 +108,7 @@ def _execute(key, path, text, code):
     """The module of the text. code: where its machine code is kept, a path without its suffix, or None."""
     name = f"gdgpu.kernels.generated.{key}"
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
-    module.CACHING = module.CODE = code
+    module.CODE = code
     sys.modules[name] = module
     try:
         exec(compile(text, str(path), "exec"), module.__dict__)

@@ -69,7 +69,7 @@ $tanh
 def result(x, y):
     return $value
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64)")
 def layer(x, y, squares, columns, scratch, first, last):
     for row in range(first, last):
         base = row * columns
@@ -145,7 +145,7 @@ while task < ROWS:
 ROW_CPU = """
 $functions
 
-@jit(CACHING, "void($types, int64, int64, int64)")
+@jit(CODE, "void($types, int64, int64, int64)")
 def rows($names, scratch, first, last):
     for row in range(first, last):
         $row

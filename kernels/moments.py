@@ -58,7 +58,7 @@ def finish(node, tile, width, sums, spreads, at, scale, divisor):
         store_sum(sums, at + j, load_sum(node, j) * scale)
         store_sum(spreads, at + j, load_sum(node, tile + j) / divisor)
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, $sums, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, $sums, $sums, int64, int64, int64)")
 def fold(G, stride, rows, columns, tile, sums, spreads, scale, divisor, scratch, first, last):
     tiles = (columns + tile - 1) // tile
     leaf = scratch + 2 * tile * SIZE
@@ -77,7 +77,7 @@ def fold(G, stride, rows, columns, tile, sums, spreads, scale, divisor, scratch,
             add_node(scratch, tile, leaf, leaf + tile * SIZE, width, r, c)
         finish(scratch, tile, width, sums, spreads, segment * columns + column, scale, divisor)
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, $sums, int64, int64, int64)")
 def merge(below, each, children, rows, columns, tile, sums, spreads, scale, divisor, scratch, first, last):
     tiles = (columns + tile - 1) // tile
     for item in range(first, last):

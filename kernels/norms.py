@@ -46,7 +46,7 @@ $functions
 @device
 $fold
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64)")
 def norms(table, items, job, around, scratch, first, last):
     sums = load_int64(job, 0)
     for item in range(first, last):
@@ -67,7 +67,7 @@ def norms(table, items, job, around, scratch, first, last):
             $add_chunk
         $store_totals
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64)")
 def finish(job, around, scratch, first, last):
     sums = load_int64(job, 0)
     nodes = load_int64(job, 1)

@@ -39,7 +39,7 @@ $outputs
 
 $sums
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def one_pass(job, X, stride, targets, norms, scratch, first, last):
     $job
     scale, max_norm, delta = load_sum(numbers, 0), load_sum(numbers, 1), load_sum(numbers, 2)

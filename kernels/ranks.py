@@ -89,7 +89,7 @@ def select(values, tile, rows, width, rank, keys, counts, reached, floats, found
     for j in range(width):
         store_sum(found, j, load_sum(found, j) + zero)
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64, int64)")
 def between(G, stride, rows, columns, tile, low, high, scale, out, scratch, first, last):
     keys = scratch
     counts = keys + 8 * tile

@@ -20,7 +20,7 @@ RESIDENT = {"float32": 1024, "float64": 768}  # threads, by the dtype of the sum
 CPU = """
 $rule
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
 def reduce(table, items, weights, rows, segment, tile, scale, scratch, first, last):
     for item in range(first, last):
         tensor = load_int64(items, 3 * item)

@@ -80,7 +80,7 @@ def square_of_item(table, items, k, n):
 CPU = """
 $functions
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64)")
 def squares(table, job, sums, scratch, first, last):
     items = load_int64(job, 0)
     count = load_int64(job, 1)
@@ -90,7 +90,7 @@ def squares(table, job, sums, scratch, first, last):
         place = n * load_int64(job, 5) + load_int64(items, 3 * k + 2)
         store_sum(sums, place, square_of_item(table, items, k, n))
 
-@jit(CACHING, "void(int64, int64, int64, int64, $sums, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, $sums, int64, int64, int64)")
 def finish(job, sums, out, weights, most, scratch, first, last):
     for n in range(first, last):
         square = square_of(job, sums + n * load_int64(job, 5) * SIZE, 1)

@@ -31,7 +31,7 @@ _num_threads = None
 
 # Until no helper works at job `number`: what a helper works at stands in its slot.
 WAIT = """
-@jit(CACHING, "void(int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64)")
 def wait(slots, count, number):
     k = 0
     while k < count:

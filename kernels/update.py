@@ -25,7 +25,7 @@ LIMITS = Limits(threads=768)
 CPU = """
 $functions
 
-@jit(CACHING, "void(int64, int64, int64, int64, int64, int64, int64)")
+@jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64)")
 def update(table, items, chunk, around, scratch, first, last):
     for item in range(first, last):
         $item

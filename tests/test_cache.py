@@ -12,7 +12,7 @@ import pytest
 
 from gdgpu.kernels import disk, generate, kept
 
-TEXT = '@jit(CACHING, "int64(int64)")\ndef f(x):\n    return x + {}\n'
+TEXT = '@jit(CODE, "int64(int64)")\ndef f(x):\n    return x + {}\n'
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX")
 
 
@@ -180,7 +180,7 @@ def test_the_same_bits_under_every_setting_of_numba(cache, python, settings):
 
 
 def test_numba_that_compiles_nothing_is_named(cache, monkeypatch):
-    for text in (TEXT, "@shared(__name__, CACHING)\ndef f(x):\n    x + {}\n"):
+    for text in (TEXT, "@shared(__name__, CODE)\ndef f(x):\n    x + {}\n"):
         with monkeypatch.context() as patch:
             patch.setattr(numba.config, "DISABLE_JIT", 1)
             with pytest.raises(ValueError, match=r"\ANUMBA_DISABLE_JIT: [^\n]*\Z"):
