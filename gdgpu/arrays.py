@@ -50,7 +50,7 @@ class View:
 
 def view(array, name):
     """A View of an array, zero copy. TypeError or ValueError, naming `name`, for what kernels cannot take."""
-    torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
+    torch = torch_of(array)
     array, dtype = _native(array, name)
     if dtype not in DTYPES:
         raise TypeError(f"{name}: expected dtype {', '.join(DTYPES)}, got {dtype}")
@@ -73,12 +73,18 @@ def view(array, name):
     )
 
 
+def torch_of(array):
+    """The module torch, if this is a tensor of it; else None."""
+    torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
+    return torch if torch is not None and isinstance(array, torch.Tensor) else None
+
+
 def genuine(array, name):
     """The array itself; TypeError for one whose memory, if it has any, does not hold its values."""
     if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):  # which NumPy imports when it is asked for
         raise TypeError(f"{name}: a masked array, whose mask would be lost; pass its .filled(value)")
-    torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
-    if torch is None or not isinstance(array, torch.Tensor):
+    torch = torch_of(array)
+    if torch is None:
         return array
     if array.requires_grad:
         raise TypeError(f"{name}: a tensor that requires grad; pass its .detach()")

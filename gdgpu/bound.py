@@ -1,9 +1,8 @@
 """Steps whose arrays are fixed."""
 
-import sys
 import weakref
 
-from .arrays import genuine, on_device_of
+from .arrays import genuine, on_device_of, torch_of
 from .launches import Launches
 from .ranges import ranged
 from .turns import turn
@@ -57,8 +56,8 @@ def watched(pairs):
     """
     aliases, dropped = [], _Names()
     for name, array in pairs:
-        torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
-        if torch is not None and isinstance(array, torch.Tensor):
+        torch = torch_of(array)
+        if torch is not None:
             user, array = genuine(array, name), array.detach()
             count = getattr(torch._C, "_storage_Use_Count", None)
             if count is not None:

@@ -135,11 +135,11 @@ def packed(optimizer):
     Tensors are named by their place: params/weight, state/exp_avg/weight; of the first of several groups
     params/0/weight, state/0/exp_avg/weight.
     """
-    from .state import params_on_host
+    from .state import params_on_host, state_of
     from .turns import turn
 
     with turn(optimizer):  # all of one moment
-        saved, params = optimizer._saved(), [array.copy() for array in params_on_host(optimizer)]
+        saved, params = state_of(optimizer), [array.copy() for array in params_on_host(optimizer)]
     tree = {"params": optimizer._tree.like(params), "state": saved.pop("state")}
     text = {key: json.dumps(value, default=_plain) for key, value in saved.items() if key != "optimizer"}
     tensors = {}
@@ -153,6 +153,7 @@ def packed(optimizer):
 def unpack(optimizer, tensors, metadata):
     """Continue from what `packed` returned. Raises ValueError naming what differs, before anything is touched."""
     from .arrays import on_device_of
+    from .state import restore
     from .turns import turn
 
     name, views, each = metadata.get("optimizer"), optimizer._views, optimizer._tree.each
@@ -170,15 +171,13 @@ def unpack(optimizer, tensors, metadata):
         found = _filled(places, tensors)
     except KeyError as missing:
         raise ValueError(f"optimizer: the checkpoint has no {missing.args[0]}") from None
-    if type(steps := saved["steps"]) is not int or not 0 <= steps < 2**63:
-        raise ValueError(f"state_dict['steps']: expected an int >= 0, got {reprlib.repr(steps)}")
     params = [array for _, array in _leaves(found["params"])]
     for v, array in zip(views, params, strict=True):
         if (array.dtype.name, array.shape) != (v.dtype, v.shape):
             raise ValueError(f"{v.name}: expected {v.dtype} {v.shape}, got {array.dtype.name} {array.shape}")
     with turn(optimizer), on_device_of(views):
         try:
-            optimizer._load({"optimizer": name, "state": found["state"]} | saved)
+            restore(optimizer, {"optimizer": name, "state": found["state"]} | saved)
         except (TypeError, OverflowError) as error:
             reason = f"the checkpoint has other text than this optimizer's ({_line(error)})"
             raise ValueError(f"optimizer: {reason}") from None

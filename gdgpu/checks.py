@@ -54,5 +54,5 @@ def count(name, value, least=0, otherwise="", most=None):
     if given < least:
         raise ValueError(expected + str(given))
     if most is not None and given > most:
-        raise ValueError(f"{name}: expected an int <= {most}, got {given}")
+        raise ValueError(f"{name}: expected an int <= {most}, got a larger one")  # which may be too long to be shown
     return int(given)

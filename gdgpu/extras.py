@@ -3,7 +3,7 @@
 import numpy as np
 
 from .arrays import View, kernel_device, view
-from .checks import flag, number
+from .checks import element, flag, number
 from .kernels.buffers import Buffer, address_of
 from .kernels.fields import AROUND, OPTIONS
 from .kernels.memory import itemsize
@@ -42,7 +42,7 @@ def _scalar(name, value, optimizer, checked):
     if value is None:
         return None
     if isinstance(value, bool | int | float | np.bool_ | np.number):
-        return checked(value.item() if isinstance(value, np.generic) else value)
+        return checked(element(value))
     held = view(value, name)
     if held.size != 1 or held.dtype != "float32":
         raise ValueError(f"{name}: expected a number or an array of one float32, got {held.dtype} {held.shape}")

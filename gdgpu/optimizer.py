@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from . import interchange
-from .arrays import contiguous, disjoint, in_order, kernel_device, leaves, like, view, writable
+from .arrays import contiguous, disjoint, in_order, kernel_device, leaves, view, writable
 from .bound import Bound, watched
 from .checks import MOST_STEPS, count, flag, number, one_of
 from .clipping import checked_norm
@@ -20,7 +20,7 @@ from .kernels.threads import whole
 from .launches import Launches
 from .ranges import ranged
 from .reduction import REDUCTIONS, batch_views, bound_weights, cast_weights, same_sums
-from .state import restore
+from .state import restore, state_of
 from .storage import Storage
 from .turns import in_turn, take_turns
 
@@ -375,24 +375,8 @@ class Optimizer:
         torch: instead what load_state_dict of torch.optim's optimizer of the same name takes: {"state", "param_groups"}
         of torch tensors, without master weights and averages. ValueError where there is none.
         """
-        torch, saved = flag("torch", torch), self._saved()
+        torch, saved = flag("torch", torch), state_of(self)
         return interchange.to_torch(self, saved) if torch else saved
-
-    def _saved(self):
-        with self._in_order():
-            saved = {
-                "optimizer": self.name,
-                "steps": self.steps,
-                "hyper": self.current(),
-                "state": self._tree.each(self._state_of(group) for group in self.groups),
-            }
-            carried = {s.key: s.carried.tolist() for s in self._scalars.values() if s.rule.carried}
-        saved |= {"carried": carried} if carried else {}
-        return saved | ({"seed": self._storage.seed} if self._storage.at_random else {})
-
-    def _state_of(self, group):
-        held = [self._state[k] for k in group.tensors]
-        return {name: like(group.params, [h[j].get() for h in held]) for j, name in enumerate(group.rule.states)}
 
     @ranged
     @in_turn
@@ -402,9 +386,6 @@ class Optimizer:
         Hyperparameters and the seed of rounding at random come from it too, but a function assigned to lr stays.
         Raises ValueError or TypeError naming what differs, before anything is touched.
         """
-        self._load(state_dict)
-
-    def _load(self, state_dict):
         torchs = interchange.is_torchs(state_dict)
         restore(self, interchange.from_torch(self, state_dict) if torchs else state_dict)
 

@@ -1,12 +1,32 @@
-"""Restoring an optimizer from a state_dict: everything is checked before anything is touched."""
+"""The state of an optimizer as a state_dict, and back: everything is checked before anything is touched."""
 
 import numpy as np
 
-from .arrays import matching, view
+from .arrays import like, matching, view
 from .checks import MOST_STEPS, count, number
 from .devices import on_host
 from .kernels.memory import accumulator
 from .launches import Launches
+
+
+def state_of(optimizer):
+    """What Optimizer.state_dict returns, in our form."""
+    each = optimizer._tree.each
+    with optimizer._in_order():
+        saved = {
+            "optimizer": optimizer.name,
+            "steps": optimizer.steps,
+            "hyper": optimizer.current(),
+            "state": each(_copies(optimizer, group) for group in optimizer.groups),
+        }
+        carried = {s.key: s.carried.tolist() for s in optimizer._scalars.values() if s.rule.carried}
+    saved |= {"carried": carried} if carried else {}
+    return saved | ({"seed": optimizer._storage.seed} if optimizer._storage.at_random else {})
+
+
+def _copies(optimizer, group):
+    held = [optimizer._state[k] for k in group.tensors]
+    return {name: like(group.params, [h[j].get() for h in held]) for j, name in enumerate(group.rule.states)}
 
 
 def restore(optimizer, state_dict):

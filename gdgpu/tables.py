@@ -77,34 +77,38 @@ class _Table:
                 raise DataError(f"DATA: {self.path}, line {line}: {len(row)} columns, not {len(self.names)}")
         return [(line, row.pop(self.target).strip()) for line, row in block]
 
+    @property
+    def others(self):
+        """The columns of the features."""
+        return [k for k in range(len(self.names)) if k != self.target]
+
     def features(self, block):
         """The float64 array of what is left of the rows."""
-        values, columns = None, [k for k in range(len(self.names)) if k != self.target]
+        values = None
         if all(cells.are_plain(row) for _, row in block):
             try:
                 values = np.array([row for _, row in block], np.float64)
             except ValueError:
                 values = None
         if values is None or not (np.abs(values) <= LARGEST).all():
-            self._blame((line, *cell) for line, row in block for cell in zip(columns, row, strict=True))
+            self._blame((line, *cell) for line, row in block for cell in zip(self.others, row, strict=True))
             values = np.array([[cells.number(cell) for cell in row] for _, row in block])
         return values
 
     def whole(self, X, labels):
         """What read_csv returns."""
-        features = [k for k in range(len(self.names)) if k != self.target]
         notes = {"header": "line 1" if self.header else "none: line 1 is a sample"}
         if self.header and any(cells.number(name) is not None for name in self.names):
             notes["header"] += f", {cells.quoted(','.join(self.names))}"
         left_out = 0
         while self.header and left_out < self.target and self._numbers_rows(left_out, X[:, left_out]):
             left_out += 1
-        if left_out == len(features):
+        if left_out == len(self.others):
             raise DataError(f"DATA: {self.path} has no features beside the unnamed first column, which numbers rows")
         if left_out:
             first = "the unnamed first column" if left_out == 1 else f"the {left_out} unnamed first columns"
             notes["left out"] = f"{first}, which number{'s' * (left_out == 1)} rows"
-        names = tuple(self.names[k] for k in features[left_out:]) if self.header else None
+        names = tuple(self.names[k] for k in self.others[left_out:]) if self.header else None
         return X[:, left_out:], self.targets(labels), names, notes
 
     def _numbers_rows(self, column, values):

@@ -1,9 +1,7 @@
 """Interrupts, and whatever else a signal handler raises: a call is done whole, and counted, or not at all."""
 
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -164,7 +162,7 @@ def test_an_add_is_whole(use_threads, alarm):
     ("handler", "shown"),
     [("SIG_IGN", "went on\n"), ("SIG_DFL", ""), ("lambda *event: print('handled')", "handled\nwent on\n")],
 )
-def test_a_programs_own_handler(handler, shown):
+def test_a_programs_own_handler(handler, shown, python):
     script = (
         "import os, signal, threading, numpy as np, gdgpu\n"
         "from signal import SIG_IGN, SIG_DFL\n"
@@ -177,13 +175,11 @@ def test_a_programs_own_handler(handler, shown):
         "assert (w == -optimizer.steps).all()\n"
         "print('went on')\n"
     )
-    environment = {"GDGPU_NUM_THREADS": "1"}
-    done = run_script(script, environment)
-    assert done.stdout == shown, done
-    assert done.returncode == (-signal.SIGINT if handler == "SIG_DFL" else 0), done
+    status = -signal.SIGINT if handler == "SIG_DFL" else 0
+    assert python(script, status=status, GDGPU_NUM_THREADS="1") == shown
 
 
-def test_one_signal_calls_a_loops_callback_once():
+def test_one_signal_calls_a_loops_callback_once(python):
     script = (
         "import asyncio, os, signal, numpy as np, gdgpu\n"
         "w, calls = np.zeros(2_000_000, np.float32), []\n"
@@ -196,12 +192,7 @@ def test_one_signal_calls_a_loops_callback_once():
         "asyncio.run(main())\n"
         "print(len(calls))\n"
     )
-    assert run_script(script, {"GDGPU_NUM_THREADS": "2"}).stdout == "1\n"
-
-
-def run_script(script, environment):
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    assert python(script, GDGPU_NUM_THREADS="2") == "1\n"
 
 
 def test_a_handler_may_call(use_threads, alarm):

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -315,10 +313,7 @@ for asked in map(lambda text: int(text, 16), sys.argv[1:]):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="writes a register of x86-64")
 @pytest.mark.parametrize("count", (1, 2))
-def test_modes_of_the_calling_thread_change_no_bit(count):
+def test_modes_of_the_calling_thread_change_no_bit(count, python):
     """Flushing to zero, tiny numbers taken for zero, other roundings; all are as they were afterwards."""
     asked = ("0x9fc0", "0x9f80", "0x1fc0", "0x7f80", "0x3f80")
-    environment = os.environ | {"GDGPU_NUM_THREADS": str(count)}
-    command = [sys.executable, "-c", MODES, *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.stdout == "True True\n" * len(asked), done
+    assert python(MODES, *asked, GDGPU_NUM_THREADS=str(count)) == "True True\n" * len(asked)
