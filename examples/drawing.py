@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-from gdgpu.plotting import COLORS  # noqa: F401
+from gdgpu.cli.plotting import COLORS  # noqa: F401
 
 PICTURES = Path(__file__).parent / "pictures"
 

@@ -2,39 +2,29 @@
 
 from importlib import import_module
 
+from .optimizers import HOMES
+
 __version__ = "0.1.0"
 
 # Each public name and the module it lives in. They load on first use (PEP 562), so that
 # `import gdgpu` costs nothing and numba, cupy and matplotlib are imported only when needed.
 _HOME = {
-    "minibatches": "sampling",
-    "reduce_samples": "reduction",
-    "Accumulator": "reduction",
-    "sample_norms": "clipping",
-    "clip_weights": "clipping",
-    "sample_statistics": "statistics",
-    "median_samples": "statistics",
-    "trimmed_mean_samples": "statistics",
-    "SGD": "optimizers",
-    "Momentum": "optimizers",
-    "Adagrad": "adaptive",
-    "Adadelta": "adaptive",
-    "RMSprop": "adaptive",
-    "Adam": "adaptive",
-    "AdamW": "adaptive",
-    "Adamax": "adaptive",
-    "NAdam": "adaptive",
-    "RAdam": "adaptive",
-    "Lion": "adaptive",
-    "LARS": "layerwise",
-    "LAMB": "layerwise",
-    "rule": "own",
-    "flatten": "flat",
-    "fma": "kernels.scalars",
-    "sqrt": "kernels.scalars",
-    "maximum": "kernels.scalars",
-    "minimum": "kernels.scalars",
-    "sign": "kernels.scalars",
+    "minibatches": "datasets.minibatches",
+    "reduce_samples": "samples.reduce",
+    "Accumulator": "samples.accumulator",
+    "sample_norms": "samples.clipping",
+    "clip_weights": "samples.clipping",
+    "sample_statistics": "samples.statistics",
+    "median_samples": "samples.statistics",
+    "trimmed_mean_samples": "samples.statistics",
+    **{name: f"optimizers.{home}" for name, home in HOMES.items()},
+    "rule": "optimizers.rule",
+    "flatten": "optimizers.flatten",
+    "fma": "kernels.backend.scalars",
+    "sqrt": "kernels.backend.scalars",
+    "maximum": "kernels.backend.scalars",
+    "minimum": "kernels.backend.scalars",
+    "sign": "kernels.backend.scalars",
     "fit": "training",
     "History": "training",
     "Diverged": "training",
@@ -61,5 +51,5 @@ def __dir__():
 def _register_with_numba():
     """Numba calls this before it compiles anything, so that `gdgpu.fma` and the others work in a user's njit."""
     for name, home in _HOME.items():
-        if home == "kernels.scalars":
+        if home == "kernels.backend.scalars":
             __getattr__(name)

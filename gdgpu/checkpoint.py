@@ -5,9 +5,9 @@ import reprlib
 from contextlib import contextmanager
 from numbers import Integral
 
-from .checks import element
+from .core.checks import element
+from .core.files import replacing
 from .devices import on_host
-from .files import replacing
 
 
 def save(path, tensors, metadata=None):
@@ -22,7 +22,7 @@ def save(path, tensors, metadata=None):
     from safetensors import SafetensorError
     from safetensors import numpy as safetensors
 
-    from .arrays import genuine
+    from .core.arrays import genuine
 
     metadata = dict(metadata or {})
     for text in (*metadata, *metadata.values()):
@@ -135,8 +135,8 @@ def packed(optimizer):
     Tensors are named by their place: params/weight, state/exp_avg/weight; of the first of several groups
     params/0/weight, state/0/exp_avg/weight.
     """
-    from .state import params_on_host, state_of
-    from .turns import turn
+    from .core.turns import turn
+    from .optimizers.state_dict import params_on_host, state_of
 
     with turn(optimizer):  # all of one moment
         saved, params = state_of(optimizer), [array.copy() for array in params_on_host(optimizer)]
@@ -152,9 +152,9 @@ def packed(optimizer):
 
 def unpack(optimizer, tensors, metadata):
     """Continue from what `packed` returned. Raises ValueError naming what differs, before anything is touched."""
-    from .arrays import on_device_of
-    from .state import restore
-    from .turns import turn
+    from .core.arrays import on_device_of
+    from .core.turns import turn
+    from .optimizers.state_dict import restore
 
     name, views, each = metadata.get("optimizer"), optimizer._views, optimizer._tree.each
     if name != optimizer.name:

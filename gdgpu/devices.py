@@ -7,7 +7,6 @@ from importlib import import_module
 from types import ModuleType
 
 NAMES = ("auto", "cpu", "cuda")
-NUMBA_CUDA = "0.30.4"  # the first that numba 0.66 and later have not broken
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,21 @@ def why_no_cuda():
 
     The answer is kept for the life of the process: looking for a driver is slow.
     """
-    for module, package in (("cupy", "cupy-cuda13x"), ("numba_cuda", "numba-cuda[cu13]")):
-        if module == "cupy" and simulated():
-            continue
+    from .kernels.backend.toolchain import COMPILER, import_compiler
+
+    for package, load in (("cupy-cuda13x", _import_cupy), (f"{COMPILER}[cu13]", import_compiler)):
         try:
-            import_module(module)
+            load()
         except ImportError as error:
             return f"{package} cannot be imported ({error}); install gdgpu[cuda13] or gdgpu[cuda12]"
     if simulated():
         return None
     return why_no_device() or why_no_kernels()  # last: where there is no GPU, nobody waits for numba.cuda
+
+
+def _import_cupy():
+    if not simulated():
+        import cupy  # noqa: F401
 
 
 def why_no_device():
@@ -62,24 +66,32 @@ def why_no_kernels(compiles=None):
     compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
     carried along (GDGPU_FINGERPRINT).
     """
-    from .kernels.toolchain import install, one_line, version, why_no_code
+    from .kernels.backend.toolchain import (
+        COMPILER,
+        COMPILER_NEEDED,
+        import_compiler,
+        install,
+        one_line,
+        version,
+        why_no_code,
+    )
 
-    found, needed = version("numba-cuda"), f"needed: numba-cuda {NUMBA_CUDA} or newer, {install()}"
+    found, needed = version(COMPILER), f"needed: {COMPILER} {COMPILER_NEEDED} or newer, {install()}"
     if not found:
-        return f"numba-cuda is not installed; {needed}"
+        return f"{COMPILER} is not installed; {needed}"
     if compiles is None:
         compiles = not os.environ.get("GDGPU_FINGERPRINT")
     try:
         from packaging.version import Version
 
-        if compiles and Version(found) < Version(NUMBA_CUDA):
-            return f"numba-cuda {found} is too old; {needed}"
-        import_module("numba_cuda")  # without it numba has a numba.cuda of its own
-        from .kernels import target
+        if compiles and Version(found) < Version(COMPILER_NEEDED):
+            return f"{COMPILER} {found} is too old; {needed}"
+        import_compiler()
+        from .kernels.backend import cuda
     except Exception as error:
         beside = f"numba {version('numba')} and NumPy {version('numpy')}"
-        return f"numba-cuda {found} cannot be imported beside {beside} ({one_line(error)}); needed: {install()}"
-    return why_no_code(target.libraries) if compiles else None
+        return f"{COMPILER} {found} cannot be imported beside {beside} ({one_line(error)}); needed: {install()}"
+    return why_no_code(cuda.libraries) if compiles else None
 
 
 def resolve(device=None):

@@ -7,7 +7,7 @@ the largest float is inf, which an optimizer refuses. All raise ValueError or Ty
 import math
 import sys
 
-from .checks import MOST_STEPS, count, element, number
+from .core.checks import MOST_STEPS, count, element, number
 
 _FAR = int(sys.float_info.max)  # no power of a float changes further on
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .checks import count, flag
+from .core.checks import count, flag
+from .core.nvtx import ranged
+from .core.turns import turn
+from .datasets.minibatches import batch_starts, minibatches
 from .devices import on_host
-from .model import check_owner
-from .ranges import ranged
-from .sampling import batch_starts, minibatches
-from .turns import turn
+from .models.base import check_owner
 
 
 @dataclass

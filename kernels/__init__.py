@@ -3,4 +3,4 @@
 if __name__ != "gdgpu.kernels":
     raise ImportError("import gdgpu.kernels; a top-level 'kernels' would shadow other packages of that name")
 
-from . import forking  # noqa: F401
+from .backend import forking  # noqa: F401

@@ -10,27 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from . import (
-    accumulate,
-    advance,
-    clipped,
-    coded,
-    fused,
-    layers,
-    memory,
-    moments,
-    noise,
-    norms,
-    one_pass,
-    ranks,
-    reduce,
-    rules,
-    sample_norms,
-    update,
-)
-from .fields import OPTIONS
-from .limits import Limits
-from .rule import keeping
+from .backend import memory
+from .backend.limits import Limits
+from .codegen.element import OPTIONS
+from .models import layers, linear
+from .optimizers import quantized_update, step_scalars, update
+from .reduction import accumulate, reduce, reduce_update, tensor_norms
+from .rules.rule import keeping
+from .rules.table import RULES
+from .samples import clip_reduce, moments, noise_scale, order_statistics, sample_norms
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -110,28 +98,32 @@ def _variants(rule):
 
         family, limits = "update", update.LIMITS
         if state_dtype == "uint8":
-            family, limits = "coded", coded.limits(len(rule.state))
+            family, limits = "coded", quantized_update.limits(len(rule.state))
         yield from _rows(family, f"{rule.name}_{name}", limits, build, dtypes)
 
 
 def _norms(rule, joint):
     def build(dtype):
-        return norms.kernels("cuda", rule, flags_of(rule)[0], _stored(rule, dtype, None), (), joint).norms
+        return tensor_norms.kernels("cuda", rule, flags_of(rule)[0], _stored(rule, dtype, None), (), joint).norms
 
-    return _rows("norms", f"{rule.name}_{'joint_norm' if joint else 'norms'}", norms.LIMITS, build)
+    return _rows("norms", f"{rule.name}_{'joint_norm' if joint else 'norms'}", tensor_norms.LIMITS, build)
 
 
 def _reduce_update(rule, weighted, suffix):
     def build(dtype):
-        return fused.kernel("cuda", rule, flags_of(rule)[0], (dtype, *_state(rule, dtype)), dtype, weighted)
+        return reduce_update.kernel("cuda", rule, flags_of(rule)[0], (dtype, *_state(rule, dtype)), dtype, weighted)
 
     dtypes = DTYPES if rule.name in ("momentum", "adam") else ("float32",)
     return _rows("fused", f"reduce_update_{rule.name}{suffix}", reduce.LIMITS, build, dtypes)
 
 
 def _advance(rule):
-    build = partial(advance.kernel, "cuda", rule)
-    return _rows("advance", f"advance_{rule.name}", advance.LIMITS, build, ("float32", "float64")) if rule.step else []
+    build = partial(step_scalars.kernel, "cuda", rule)
+    return (
+        _rows("advance", f"advance_{rule.name}", step_scalars.LIMITS, build, ("float32", "float64"))
+        if rule.step
+        else []
+    )
 
 
 def _reduce(weighted, suffix):
@@ -148,12 +140,12 @@ def _statistics():
     yield from _rows("moments", "moments", moments.LIMITS, lambda dtype: moments.kernels("cuda", dtype).fold)
     for family, name, limits, build in (
         ("moments", "moments_merge", moments.MERGE_LIMITS, lambda dtype: moments.kernels("cuda", dtype).merge),
-        ("noise", "noise", noise.LIMITS, lambda dtype: noise.kernels("cuda", dtype).norms),
+        ("noise", "noise", noise_scale.LIMITS, lambda dtype: noise_scale.kernels("cuda", dtype).norms),
     ):
         yield from _rows(family, name, limits, build, ("float32", "float64"))
-    for family, held in itertools.product(ranks.FAMILIES, (True, False)):
-        build = partial(ranks.kernel, "cuda", family, held=held)
-        yield from _rows("ranks", f"{family}{'' if held else '_again'}", ranks.LIMITS, build)
+    for family, held in itertools.product(order_statistics.FAMILIES, (True, False)):
+        build = partial(order_statistics.kernel, "cuda", family, held=held)
+        yield from _rows("ranks", f"{family}{'' if held else '_again'}", order_statistics.LIMITS, build)
 
 
 def _layers():
@@ -162,7 +154,7 @@ def _layers():
 
 
 def _one_pass():
-    for row in one_pass.catalogue():
+    for row in linear.catalogue():
         yield from _rows("one_pass", *row)
 
 
@@ -173,17 +165,17 @@ def of_rule(rule):
 
 
 def _all():
-    for rule in rules.RULES.values():
+    for rule in RULES.values():
         yield from _update(rule)
         yield from _advance(rule)
         if rule.norm:
             yield from _norms(rule, joint=False)
     for name in ("momentum", "adam"):
-        yield from _variants(rules.RULES[name])
-    yield from _norms(rules.RULES["momentum"], joint=True)
+        yield from _variants(RULES[name])
+    yield from _norms(RULES["momentum"], joint=True)
     for weighted, suffix in ((False, ""), (True, "_weighted")):
         yield from _reduce(weighted, suffix)
-        for rule in [rules.RULES["momentum"]] if weighted else [r for r in rules.RULES.values() if not r.norm]:
+        for rule in [RULES["momentum"]] if weighted else [r for r in RULES.values() if not r.norm]:
             yield from _reduce_update(rule, weighted, suffix)
         yield from _accumulate(weighted, suffix)
     yield from _rows(
@@ -192,7 +184,7 @@ def _all():
     yield from _rows(
         "sample_norms", "clip_factors", sample_norms.LIMITS, lambda d: sample_norms.kernels("cuda", d, clips=True).norms
     )
-    yield from _rows("clipped", "clipped", clipped.LIMITS, lambda dtype: clipped.kernel("cuda", dtype))
+    yield from _rows("clipped", "clipped", clip_reduce.LIMITS, lambda dtype: clip_reduce.kernel("cuda", dtype))
     yield from _rows(
         "accumulate", "collect", accumulate.COLLECT_LIMITS, lambda dtype: accumulate.kernels("cuda", dtype).collect
     )

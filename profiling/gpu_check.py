@@ -28,17 +28,17 @@ def _refuse(reason, status=2):
 
 try:
     import gpu_prepare
-    import gpu_stages
     from cases import PEERS, parse_peers
-    from gpu_plan import RESERVE, Stage, lines, plan
-    from gpu_process import each, end_all, python, run
-    from gpu_report import Record, empty, faults, path_of, table, terminal_table
-    from gpu_smoke import CHECKS, NEEDED
+    from gpu import stages as gpu_stages
+    from gpu.plan import RESERVE, Stage, lines, plan
+    from gpu.process import each, end_all, python, run
+    from gpu.report import Record, empty, faults, path_of, table, terminal_table
+    from gpu.smoke import CHECKS, NEEDED
     from harness import Parser
     from rich.console import Console
 
     from gdgpu import devices
-    from gdgpu.kernels import toolchain
+    from gdgpu.kernels.backend import toolchain
 except ImportError as error:
     sys.exit(_refuse(f"{error}; needed: what gdgpu[test] brings, and pip install --no-deps --no-build-isolation -e ."))
 
@@ -84,7 +84,7 @@ def smoke(record, end):
         record.put("smoke", name, found)
 
     def command(left):
-        return python("profiling/gpu_smoke.py", *left)
+        return python("profiling/gpu/smoke.py", *left)
 
     why = each(command, NEEDED, end, heard, often=1)
     for name in NEEDED:

@@ -23,9 +23,9 @@ ARCHITECTURE = "9.0"
 ANSWERS = "bits-cpu.npz"
 WORD = "carried"  # in GDGPU_FINGERPRINT: stands for the versions that the kernels were made with
 SOURCES = (
-    "gdgpu/*.py",
-    "kernels/*.py",
-    "profiling/gpu_[hv]*.py",
+    "gdgpu/**/*.py",
+    "kernels/**/*.py",
+    "profiling/gpu/[hv]*.py",
     "tests/support/bits/*.py",
     "tests/support/references.py",
 )
@@ -48,7 +48,7 @@ def environment(directory: Path) -> dict[str, str]:
 
 def prepare(given: argparse.Namespace) -> int:
     """Make what is not there yet, and say what it is; returns the exit status."""
-    import gpu_work
+    from gpu import work as gpu_work
     from harness import versions
 
     start, folder, digest = time.monotonic(), given.directory, sources()
@@ -93,7 +93,7 @@ def prepare(given: argparse.Namespace) -> int:
 
 def verify(given: argparse.Namespace) -> int:
     """Say which kernels the check would have to compile; returns the exit status."""
-    import gpu_work
+    from gpu import work as gpu_work
 
     manifest = read_manifest(given.directory)
     left_out = manifest.get("left_out", {})
@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    from gdgpu import files
+    from gdgpu.core import files
 
     files.write_json(folder / "manifest.json", manifest)
 

@@ -18,8 +18,9 @@ from importlib import metadata
 
 import numpy as np
 
-from gdgpu import devices, info
-from gdgpu.kernels import threads
+from gdgpu import devices
+from gdgpu.cli import info
+from gdgpu.kernels.backend import threads
 
 PACKAGES = ("gdgpu", "numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "torch", "triton")
 COLD_BYTES = 256 << 20  # arrays of one contender, all sets together

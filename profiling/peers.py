@@ -11,8 +11,8 @@ from math import prod
 import numpy as np
 
 import gdgpu
-from gdgpu.kernels import threads
-from gdgpu.kernels.memory import accumulator, itemsize
+from gdgpu.kernels.backend import threads
+from gdgpu.kernels.backend.memory import accumulator, itemsize
 
 FUSED = ("SGD", "Adam", "AdamW", "Adagrad")  # what torch has a fused step of
 STATE_BYTES = {"bfloat16": 2, "uint8": 1 + 4 / 256}  # an element; blocks of 256 have a float32 scale

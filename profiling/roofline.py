@@ -4,7 +4,8 @@ import json
 
 from harness import Parser
 
-from gdgpu import files, plotting
+from gdgpu.cli import plotting
+from gdgpu.core import files
 
 MARKERS = {"cupy": "s", "torch": "D", "torch_compile": "^", "numpy": "v", "read": "X", "usual_state": "P", "usual": "*"}
 NEEDED = {"case", "bytes", "median_ms", "share_of_copy", "peers"}

@@ -14,10 +14,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from gdgpu import devices, files, plotting
-from gdgpu.checks import count
-from gdgpu.kernels import threads
-from gdgpu.kernels.toolchain import one_line
+from gdgpu import devices
+from gdgpu.cli import plotting
+from gdgpu.core import files
+from gdgpu.core.checks import count
+from gdgpu.kernels.backend import threads
+from gdgpu.kernels.backend.toolchain import one_line
 
 
 def measure(names, device, peers, dtype="float32", repeats=None, progress=None):

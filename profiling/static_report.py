@@ -2,7 +2,8 @@
 
 A row a kernel, dtype and architecture: registers, bytes spilled, shared memory, threads resident on a multiprocessor,
 widths of the loads and stores of the main loop, what must not be there, and bytes in flight on a multiprocessor (see
-gdgpu/machine_code.py for how these are defined). Kernels that break a limit are listed below, with the instruction.
+gdgpu/machine_code/gate.py for how these are defined). Kernels that break a limit are listed below, with the
+instruction.
 """
 
 import argparse

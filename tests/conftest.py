@@ -72,7 +72,7 @@ def little_to_collect():
 @pytest.fixture
 def use_threads(monkeypatch):
     """use_threads(n): from now on every call, however small, is shared by n threads."""
-    from gdgpu.kernels import threads
+    from gdgpu.kernels.backend import threads
 
     before = threads.num_threads()
     monkeypatch.setattr(threads, "SERIAL_BYTES", 0)
@@ -113,8 +113,7 @@ def torch():
 def stub(tmp_path, monkeypatch):
     """stub(**asked): from now on the scripts of the GPU check do what is asked of them, see gpu_stub.py."""
     import gpu_check
-    import gpu_stages
-    import gpu_sweep
+    from gpu import stages, sweep
 
     from support import gpu_stub
 
@@ -128,17 +127,17 @@ def stub(tmp_path, monkeypatch):
 
     ask()
     monkeypatch.setenv("GDGPU_STUB", str(path))
-    for module in (gpu_stages, gpu_check, gpu_sweep):
+    for module in (stages, gpu_check, sweep):
         monkeypatch.setattr(module, "python", python)
     return ask
 
 
 @pytest.fixture
 def hanging(tmp_path, monkeypatch):
-    """hanging(seconds, …): from now on these have passed for gpu_process where a stub hangs, see gpu_clock.py."""
+    """hanging(seconds, …): from now on these have passed for gpu/process.py where a stub hangs, see gpu_clock.py."""
     from support import gpu_clock
 
     def hanging(*how, path=tmp_path / "asked.json.pid"):
-        monkeypatch.setattr("gpu_process.time", gpu_clock.ahead_of_what_hangs(path, *how))
+        monkeypatch.setattr("gpu.process.time", gpu_clock.ahead_of_what_hangs(path, *how))
 
     return hanging

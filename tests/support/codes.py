@@ -1,17 +1,17 @@
-"""The functions of gdgpu.kernels.codes, compiled for the CPU, over arrays."""
+"""The functions of gdgpu.kernels.backend.quantize, compiled for the CPU, over arrays."""
 
 from functools import cache
 
 from numba import vectorize
 from numba.extending import intrinsic
 
-from gdgpu.kernels import codes
+from gdgpu.kernels.backend import quantize
 
 
 @cache
 def run(name):
     """The function of this name of codes.FUNCTIONS."""
-    _, _, result, kinds = codes.FUNCTIONS[name]
-    call = codes.compiled(name, intrinsic)
+    _, _, result, kinds = quantize.FUNCTIONS[name]
+    call = quantize.compiled(name, intrinsic)
     each = {1: lambda a: call(a), 2: lambda a, b: call(a, b), 3: lambda a, b, c: call(a, b, c)}
     return vectorize([result(*kinds)])(each[len(kinds)])

@@ -8,7 +8,7 @@ NOTICED = 0.3  # seconds in which all that was said before is heard, or it costs
 
 
 def ahead_of_what_hangs(path, seconds, ready=lambda: True):
-    """As much of `time` as gpu_process uses, so many seconds later for each process whose id comes to be in the file.
+    """What of `time` gpu/process.py uses, so many seconds later for each process whose id comes to be in the file.
 
     ready(): whether what runs beside it has got as far as it must.
     """

@@ -11,7 +11,7 @@ import sys
 import time
 
 GOOD = {
-    "gpu_rows.py": lambda name: {
+    "rows.py": lambda name: {
         "dtype": DTYPE[0],
         "median_ms": 0.5,
         "share_of_copy": 0.99,
@@ -19,12 +19,12 @@ GOOD = {
         "copy_gbs": 3000.0,
         "peers": {peer: 4.0 for peer in DTYPE[1].split(",")},
     },
-    "gpu_bits.py": lambda name: {"different": None},
+    "bits.py": lambda name: {"different": None},
     "gpu_sweep.py": lambda name: {"us": 9.0 - len(name) % 5, "share": 0.5, "bits": "0"},
-    "gpu_smoke.py": lambda name: {"said": MACHINE if name == "machine" else None, "seconds": 0.1},
+    "smoke.py": lambda name: {"said": MACHINE if name == "machine" else None, "seconds": 0.1},
 }
 MACHINE = {"device": "Some GPU 9000", "properties": {"compute_capability": "9.0"}, "versions": {"python": "3.12"}}
-ARGUMENTS = {"gpu_rows.py": 2, "gpu_bits.py": 1, "gpu_smoke.py": 0, "gpu_sweep.py": 1}  # before the names
+ARGUMENTS = {"rows.py": 2, "bits.py": 1, "smoke.py": 0, "gpu_sweep.py": 1}  # before the names
 DTYPE = sys.argv[2:4]
 
 

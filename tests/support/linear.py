@@ -1,4 +1,4 @@
-"""Linear models and samples for them, with every dtype of X, for the tests of kernels/one_pass.py."""
+"""Linear models and samples for them, with every dtype of X, for the tests of kernels/models/linear.py."""
 
 import math
 

@@ -6,12 +6,13 @@ import threading
 import numpy as np
 import pytest
 
-from gdgpu import devices, reduction
-from gdgpu.kernels import driver, tree
+from gdgpu import devices
+from gdgpu.kernels.backend import driver, geometry
+from gdgpu.samples import reduce
 
-NEEDED = "gdgpu.kernels.target", "gpu_dry"
+NEEDED = "gdgpu.kernels.backend.cuda", "gpu.dry"
 target, gpu_dry = (pytest.importorskip(name, reason="needs numba-cuda: install gdgpu[test]") for name in NEEDED)
-pytestmark = pytest.mark.skipif(tree.SIMULATED, reason="the simulator compiles nothing")
+pytestmark = pytest.mark.skipif(geometry.SIMULATED, reason="the simulator compiles nothing")
 TYPES = {"int64": ctypes.c_int64, "float32": ctypes.c_float, "float64": ctypes.c_double}
 KINDS = {
     "update": ["int64"] * 4,
@@ -96,7 +97,7 @@ def stub(monkeypatch):
     monkeypatch.setattr(devices, "simulated", lambda: True)
     monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
     monkeypatch.setattr(driver, "api", Driver())
-    monkeypatch.setattr(reduction, "_local", threading.local())  # workspaces keep the driver that they began with
+    monkeypatch.setattr(reduce, "_local", threading.local())  # workspaces keep the driver that they began with
     yield driver.api
     gpu_dry.forget_loaded()
 

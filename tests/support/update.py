@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gdgpu.kernels import update
-from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.backend.buffers import Buffer, address_of
+from gdgpu.kernels.optimizers import update
 
 
 def apply(rule, w, g, flags=()):

@@ -6,17 +6,19 @@ import numpy as np
 
 import gdgpu
 from gdgpu import devices
-from gdgpu.kernels import fused, plan, rules, update
-from gdgpu.kernels.buffers import Buffer, address_of
+from gdgpu.kernels.backend.buffers import Buffer, address_of
+from gdgpu.kernels.backend.scalars import fma, maximum, minimum, sign, sqrt
+from gdgpu.kernels.backend.threads import whole
 from gdgpu.kernels.catalogue import flags_of
-from gdgpu.kernels.reducer import Job, Reduction
-from gdgpu.kernels.scalars import fma, maximum, minimum, sign, sqrt
-from gdgpu.kernels.threads import whole
+from gdgpu.kernels.launch import Job, Reduction
+from gdgpu.kernels.optimizers import update
+from gdgpu.kernels.reduction import plan, reduce_update
+from gdgpu.kernels.rules import table
+from gdgpu.kernels.rules.rule import Rule
+from support.bits import clipping, layers, optimizers, statistics
+from support.bits.arrays import device, padded, reversed_rows, special, target, to_device, unaligned
 from support.covering import some
 from support.references import DTYPES, bits, samples, sums_of
-
-from . import clipping, layers, optimizers, statistics
-from .arrays import device, padded, reversed_rows, special, target, to_device, unaligned
 
 
 def every_scalar(w, g, state, low, high):
@@ -25,8 +27,8 @@ def every_scalar(w, g, state, low, high):
 
 
 # Those with norms take two phases: optimizers.py has them.
-RULES = {name: rule for name, rule in rules.RULES.items() if not rule.norm}
-RULES["every_scalar"] = rules.Rule(every_scalar, state=("state",))
+RULES = {name: rule for name, rule in table.RULES.items() if not rule.norm}
+RULES["every_scalar"] = Rule(every_scalar, state=("state",))
 
 
 def hyper_rows(rule, tensors, sums):
@@ -64,7 +66,7 @@ def run_fused(rule, flags, dtype, B, columns, weighted=False, move=lambda G: G):
     hyper = to_device(hyper_rows(rule, len(columns), sums))
 
     def kernel(device, g_dtype, weighted):
-        return fused.kernel(device, rule, flags, dtypes, g_dtype, weighted)
+        return reduce_update.kernel(device, rule, flags, dtypes, g_dtype, weighted)
 
     job = Job(
         g_dtype=dtype,

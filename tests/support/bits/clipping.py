@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import gdgpu
-from gdgpu.kernels import clipped
+from gdgpu.kernels.samples import clip_reduce
 from support.bits.arrays import reversed_rows, special, to_device, unaligned
 from support.references import DTYPES, samples, sums_of
 
@@ -46,7 +46,7 @@ def run_norms(B, columns, dtype, move=lambda G: G):
 
 def run_clipped(B, columns, dtypes, weighted=False, max_norm=4.0, nodes=1, move=lambda G: G):
     """A step; nodes: so many blocks are enough to read once on CUDA."""
-    usual, clipped.CUDA_NODES = clipped.CUDA_NODES, nodes
+    usual, clip_reduce.CUDA_NODES = clip_reduce.CUDA_NODES, nodes
     try:
         dtypes = [dtypes] * len(columns) if isinstance(dtypes, str) else dtypes
         G = [batch(B, (P,), d, move)[0] for P, d in zip(columns, dtypes, strict=True)]
@@ -55,7 +55,7 @@ def run_clipped(B, columns, dtypes, weighted=False, max_norm=4.0, nodes=1, move=
         gdgpu.Momentum(params, 0.1).step_samples(G, weights, max_norm=max_norm)
         return params
     finally:
-        clipped.CUDA_NODES = usual
+        clip_reduce.CUDA_NODES = usual
 
 
 def run_pieces(B, cut, columns, dtype):

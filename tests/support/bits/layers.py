@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from gdgpu.kernels import layers
+from gdgpu.kernels.models import layers
 from support.bits.arrays import device, special, target, to_device, unaligned
 from support.references import samples
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 import gdgpu
-from gdgpu.kernels import rules
 from gdgpu.kernels.catalogue import flags_of
+from gdgpu.kernels.rules.table import RULES
 from support.bits.arrays import to_device, unaligned
 from support.references import DTYPES, samples
 
@@ -107,7 +107,7 @@ def cases():
     for name, own in (("Momentum", {"maximize": True}), ("Adam", {"betas": (0.5, 0.75)})):
         yield f"optimizer/bound {name}", run_bound, (name, own), {"lr": 0.1}
     yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
-    for rule in rules.RULES.values():
+    for rule in RULES.values():
         if rule.norm:
             yield from _norms(rule)
     yield "norms/more chunks than a node has", run_large, ("LARS",)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import gdgpu
-from gdgpu.kernels import ranks
+from gdgpu.kernels.samples import order_statistics
 from support.bits.arrays import SPECIAL, padded, to_device, unaligned
 from support.references import DTYPES, samples
 
@@ -30,13 +30,13 @@ def run_moments(dtype, shapes, move=lambda G: G):
     return [*means, *variances, scale]
 
 
-def run_ranks(name, arguments, dtype, B, P, held=ranks.CUDA_HELD):
+def run_ranks(name, arguments, dtype, B, P, held=order_statistics.CUDA_HELD):
     """Held in shared memory, on CUDA, where so many bytes suffice."""
-    usual, ranks.CUDA_HELD = ranks.CUDA_HELD, held
+    usual, order_statistics.CUDA_HELD = order_statistics.CUDA_HELD, held
     try:
         return [getattr(gdgpu, name)(to_device(unaligned(troubled(B, P, dtype))), *arguments)]
     finally:
-        ranks.CUDA_HELD = usual
+        order_statistics.CUDA_HELD = usual
 
 
 RANKS = {"median_samples": (), "trimmed_mean_samples": (0.3,)}

@@ -1,0 +1,5 @@
+"""The command line: gdgpu train, compare and info."""
+
+from .main import cli, main
+
+__all__ = ["cli", "main"]

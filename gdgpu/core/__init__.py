@@ -1,0 +1,1 @@
+"""What all rooms share: arrays as users pass them, structures of arrays, checks, files."""

@@ -1,0 +1,106 @@
+"""Adagrad and what came of it: RMSprop, Adadelta."""
+
+from ..core.checks import flag, number
+from .base import Optimizer
+from .ranges import positive
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each weight's lr falls with the sum of its squared gradients.
+
+    g += weight_decay * w; s += g^2; w -= lr / (1 + t * lr_decay) * g / (sqrt(s) + eps), t = 0, 1, …; s starts at
+    initial_accumulator_value. maximize: g = -g first.
+
+    lr, lr_decay, weight_decay, initial_accumulator_value, eps >= 0. Raises ValueError or TypeError naming the argument.
+    Source: Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html, as in torch.optim.Adagrad.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        params,
+        lr=1e-2,
+        lr_decay=0,
+        weight_decay=0,
+        initial_accumulator_value=0,
+        eps=1e-10,
+        maximize=False,
+        **common,
+    ):
+        hyper = {"lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
+        hyper["initial_accumulator_value"] = initial_accumulator_value
+        super().__init__(params, lr, hyper, **common)
+
+    @staticmethod
+    def _rule(lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
+        hyper = positive(eps, weight_decay) | {
+            "lr_decay": number("lr_decay", lr_decay),
+            "initial_accumulator_value": number("initial_accumulator_value", initial_accumulator_value),
+        }
+        return "adagrad" + "_decayed" * (lr_decay > 0), hyper, {"maximize": flag("maximize", maximize)}
+
+    def _initial(self, group, state):
+        return group.hyper["initial_accumulator_value"]
+
+
+class Adadelta(Optimizer):
+    """Adadelta: steps in units of the steps before.
+
+    g += weight_decay * w; v = rho * v + (1 - rho) * g^2; d = sqrt(a + eps) / sqrt(v + eps) * g; w -= lr * d;
+    a = rho * a + (1 - rho) * d^2. maximize: g = -g first.
+
+    lr, eps, weight_decay >= 0, 0 <= rho < 1. Raises ValueError or TypeError naming the argument.
+    Source: Zeiler 2012, https://arxiv.org/abs/1212.5701, as in torch.optim.Adadelta.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False, **common):
+        hyper = {"rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, lr, hyper, **common)
+
+    @staticmethod
+    def _rule(rho, eps, weight_decay, maximize):
+        rho = number("rho", rho, high=1, high_is_open=True)
+        hyper = {"rho": rho, "rest": 1 - rho} | positive(eps, weight_decay)
+        return "adadelta", hyper, {"maximize": flag("maximize", maximize)}
+
+
+class RMSprop(Optimizer):
+    """RMSprop: the gradient over the root of the running mean of its square.
+
+    g += weight_decay * w; v = alpha * v + (1 - alpha) * g^2; u = g / (sqrt(v) + eps); w -= lr * u. centered: v less the
+    square of m = alpha * m + (1 - alpha) * g under the root, kept as what it is equal to but for rounding, which is
+    never < 0: s = alpha * (s + (1 - alpha) * (g - m)^2) with the m before. momentum > 0: b = momentum * b + u;
+    w -= lr * b. maximize: g = -g first.
+
+    lr, eps, weight_decay >= 0, 0 <= alpha < 1, 0 <= momentum < 1. Raises ValueError or TypeError naming the argument.
+    Source: Tieleman and Hinton 2012, lecture 6e; centered: Graves 2013, https://arxiv.org/abs/1308.0850; as in
+    torch.optim.RMSprop.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        params,
+        lr=1e-2,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=0,
+        momentum=0,
+        centered=False,
+        maximize=False,
+        **common,
+    ):
+        hyper = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__(params, lr, hyper | {"centered": centered, "maximize": maximize}, **common)
+
+    @staticmethod
+    def _rule(alpha, eps, weight_decay, momentum, centered, maximize):
+        alpha = number("alpha", alpha, high=1, high_is_open=True)
+        hyper = {"alpha": alpha, "rest": 1 - alpha, "momentum": number("momentum", momentum, high=1, high_is_open=True)}
+        flags = {"centered": flag("centered", centered), "maximize": flag("maximize", maximize)}
+        name = "rmsprop" + "_centered" * centered + "_momentum" * (hyper["momentum"] > 0)
+        return name, hyper | positive(eps, weight_decay), flags

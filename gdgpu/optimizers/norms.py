@@ -1,0 +1,38 @@
+"""The launches that take norms before an update: of all gradients together, or of each tensor for its rule."""
+
+import numpy as np
+
+from ..kernels.backend import threads
+from ..kernels.backend.buffers import Buffer, Counters, address_of
+from ..kernels.backend.geometry import BLOCK
+from ..kernels.backend.memory import itemsize
+from ..kernels.reduction.norm_tree import WIDTH, Tree
+
+
+class Norms:
+    """Sums of squares of tensors of these sizes, and where they go. joint: one norm of all; else each of w and u."""
+
+    def __init__(self, device, xp, sums, sizes, joint):
+        self.device, self.xp, self.sums = device, xp, sums
+        self.tree = Tree(sizes, joint)
+        self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
+        self.factor = xp.ones(1, sums)
+        self.nodes, self.counters = Buffer(xp, self.tree.nodes), Counters(xp)
+        at = address_of(self.held), self.nodes.address, self.counters.get(1)
+        self.job = Buffer(xp, self.tree.job(*at, len(self.tree.items)))
+
+    def address(self, tensor):
+        """Where the two sums of a tensor are found."""
+        return address_of(self.held) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
+
+    def launches(self, module, table, tensors, around, nbytes, last):
+        """The launches for these of the tensors, rows of `table` in this order. last: no other launch follows."""
+        items = self.tree.items[np.isin(self.tree.items[:, 0], tensors)].copy()
+        items[:, 0] = np.searchsorted(tensors, items[:, 0])
+        items = Buffer(self.xp, items)
+        args = (table.address, items.address, self.job.address, around)
+        if self.device == "cuda":
+            return [module.norms.prepare(len(items), BLOCK, *args, counters=self.counters, held=(self, items))]
+        scratch_bytes = 2 * WIDTH * itemsize(self.sums)
+        launches = [threads.Launch(module.norms, args, len(items), nbytes, scratch_bytes, (self, items))]
+        return [*launches, threads.Launch(module.finish, (self.job.address, around), 1, 0)] if last else launches

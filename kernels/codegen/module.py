@@ -1,0 +1,49 @@
+"""Modules of generated kernels: their constants, and the text that fills their skeletons."""
+
+import re
+from string import Template
+
+from ..backend import generated, memory
+from .element import held_as
+
+HOMES = {"cpu": "gdgpu.kernels.backend.cpu", "cuda": "gdgpu.kernels.backend.cuda"}
+_KERNEL = re.compile(r"(?m)(^@jit\(.*\)\ndef .*:\n)((?:(?: .*)?\n)+)")
+
+
+def fill(skeleton, **parts):
+    """The skeleton with each $part replaced; every line of a part gets the indent of the $part's line."""
+    lines = []
+    for line in skeleton.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        text = Template(line.lstrip()).substitute(parts)
+        lines += [indent + part if part else "" for part in text.split("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def accessors(dtypes, sums, lanes=None):
+    """Constants load_DTYPE and store_DTYPE (and …_lanes) of a generated module; load_sum for the dtype of sums."""
+    constants = {}
+    for dtype in sorted({*map(held_as, dtypes), sums, "int64"}):
+        for verb in ("load", "store"):
+            constants[f"{verb}_{dtype}"] = f"{verb}({dtype!r})"
+            if lanes and dtype != "int64":
+                constants[f"{verb}_{dtype}_lanes"] = f"{verb}({dtype!r}, {lanes})"
+    return constants | {"load_sum": f"load_{sums}", "store_sum": f"store_{sums}"}
+
+
+def lanes_of(dtypes):
+    """Elements a thread takes at once: 16 bytes of the narrowest array."""
+    return max(memory.VECTOR_BYTES // memory.itemsize(held_as(d)) for d in dtypes)
+
+
+def stem(family, *parts):
+    """A readable name for a generated module, e.g. update_heavy_ball_nesterov_float32_cpu."""
+    return "_".join(dict.fromkeys([family, *(p for p in parts if p)]))
+
+
+def module(name, device, skeleton, parts, constants, imports=()):
+    """Fill the skeleton and load it for "cpu" or "cuda". imports: generated modules and names, see generated.load."""
+    text, constants = fill(skeleton, **parts), constants | {"NAME": repr(name)}
+    if device == "cpu":  # whatever the thread that calls has set: flushing to zero, another rounding
+        text = _KERNEL.sub(r"\1    modes = standard_modes()\n\2    restore_modes(modes)\n", text)
+    return generated.load(f"{name}_{device}", text, constants, HOMES[device], imports)

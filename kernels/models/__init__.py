@@ -1,0 +1,1 @@
+"""Linear models in one read of X, the layers of networks, losses."""

@@ -1,0 +1,39 @@
+"""Reduce and update in one launch: g = scale * (tree sum of G), then w, *state <- rule(w, g, *state, *hyper).
+
+The gradient is never written to memory: the tree's root is handed to the rule where it was computed, by the
+block that folded the last node of its columns.
+"""
+
+from functools import cache
+
+from ..backend import memory
+from ..codegen.element import Fields
+from ..codegen.module import stem
+from . import reduce
+
+
+@cache
+def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
+    """The fused kernel of a rule; dtypes of (w, *rule.states), g_dtype of G, whose sums have w's accumulator dtype."""
+    sums = memory.accumulator(g_dtype)
+    fields = Fields(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))
+    return reduce.build(
+        stem(
+            "fused",
+            rule.name,
+            *rule.kept,
+            *(f for f, on in flags if on),
+            "weighted" if weighted else "",
+            g_dtype,
+            *dtypes,
+        ),
+        device,
+        g_dtype,
+        weighted,
+        finish=fields.update(g="total"),
+        addresses=fields.addresses(column=reduce.FIXED, without="g"),
+        hyper=fields.scalars(),
+        rule=fields.functions(),
+        constants=fields.constants,
+        used=dtypes,
+    )

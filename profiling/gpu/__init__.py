@@ -1,0 +1,1 @@
+"""What the check on a GPU is made of: processes, stages, variants, hazards, the report."""
