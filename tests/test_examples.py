@@ -11,7 +11,8 @@ import pytest
 
 import gdgpu
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+EXAMPLES = ROOT / "examples"
 PICTURES = {"ball", "batches", "drawing", "ravine"}
 SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - PICTURES)
 

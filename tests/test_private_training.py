@@ -15,7 +15,8 @@ import gdgpu
 from support.epsilons import gaussian_epsilon, least_epsilon, renyi_epsilon
 from support.scores import holds, normal_scores, pair_scores, poisson_scores
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "private_training.py"
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+EXAMPLE = ROOT / "examples" / "private_training.py"
 RATE, MAX_NORM, NOISE, SEED = 0.1, 3.0, 0.7, 2**127 + 1
 STEPS, SAMPLES = 4000, 100
 
