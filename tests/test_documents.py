@@ -9,6 +9,7 @@ import tomllib
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from gdgpu.kernels import threads
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 PATTERNS = ("*.md", "docs/**/*.md", "examples/*.md", "profiling/**/*.md")
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for p in PATTERNS for path in sorted(ROOT.glob(p))}
-FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```\n?", re.S | re.M)
+FENCE = re.compile(r"^(?: *<!-- ([^\n]*) -->\n)?^( *)```(\w*)\n(.*?)^\2```\n?", re.S | re.M)
 ROOMS = "kernels|gdgpu|tests|profiling|examples|docs|\\.ci"
 
 
@@ -35,7 +36,8 @@ class Block(NamedTuple):
 
 def blocks_of(name, text):
     for found in FENCE.finditer(text):
-        yield Block(f"{name}:{text.count(chr(10), 0, found.start(3))}", *found.groups())
+        needs, _, language, code = found.groups()
+        yield Block(f"{name}:{text.count(chr(10), 0, found.start(4))}", needs, language, dedent(code))
 
 
 BLOCKS = [block for name, text in DOCUMENTS.items() for block in blocks_of(name, text)]
