@@ -1,5 +1,5 @@
-"""What the documents promise: their examples run by themselves and print what stands beside them, their commands are taken,
-their links and paths lead somewhere, and every public name is told of."""
+"""What the documents promise: examples run by themselves and print what stands beside them, commands are taken, links
+and paths lead somewhere, and every public name is told of."""
 
 import io
 import linecache
@@ -62,7 +62,8 @@ def test_examples_run_by_themselves(block, alone):
     if block.needs == "needs a GPU" and (reason := gdgpu.devices.why_no_cuda()):
         pytest.skip(f"the example needs a GPU: {reason}")
     assert block.needs in (None, "new", "needs torch", "needs a GPU")
-    linecache.cache[block.place] = len(block.text), None, block.text.splitlines(True), block.place  # inspect looks there
+    lines = block.text.splitlines(keepends=True)
+    linecache.cache[block.place] = len(block.text), None, lines, block.place  # where inspect finds the source of a rule
     with redirect_stdout(io.StringIO()) as out:
         exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
     assert out.getvalue().splitlines() == re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.M)
