@@ -1,12 +1,12 @@
 """A ball on a surface with two minima: SGD stops in the first, momentum carries it on to the lower one.
 
-Run: python examples/ball.py [FOLDER]        writes ball.png and ball.gif
+Run: python examples/ball.py [FOLDER]        writes ball.png and ball.gif there, or to a new temporary folder
 """
 
 import sys
 
 import numpy as np
-from drawing import COLORS, PICTURES, figure, finish, path, save
+from drawing import COLORS, figure, finish, path, save
 
 import gdgpu
 
@@ -26,13 +26,12 @@ def slope(w):
     return 4 * w * (w**2 - 1) + 0.3
 
 
-def main(folder=PICTURES, steps=STEPS, every=1):
+def main(folder=None, steps=STEPS, every=1):
     paths = {name: path(ball, slope, [START], steps)[:, 0] for name, ball in BALLS.items()}
 
     picture = figure()
     hill, loss = picture.subplots(1, 2)
-    w = np.linspace(-1.75, 1.75, 300)
-    hill.plot(w, surface(w), color="0.6")
+    hill.plot(w := np.linspace(-1.75, 1.75, 300), surface(w), color="0.6")
     finish(hill, xlabel="w", ylabel="loss", xticks=(-1, 0, 1))
     finish(loss, xlabel="step", ylabel="loss", xlim=(0, steps), ylim=hill.get_ylim())
     drawn = []

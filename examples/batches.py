@@ -1,13 +1,13 @@
 """Batch, mini-batch and stochastic descent on least squares: loss against epochs and seconds, and each step's noise.
 
-Run: python examples/batches.py [FOLDER]        writes batches.png and batches.gif; takes 1 GB of memory
+Run: python examples/batches.py [FOLDER]    writes batches.png and batches.gif there, or to a new folder; takes 1 GB
 """
 
 import sys
 import time
 
 import numpy as np
-from drawing import COLORS, PICTURES, figure, finish, save
+from drawing import race
 
 import gdgpu
 
@@ -24,17 +24,13 @@ def problem(samples, features):
 
 def descend(X, t, batch_size, epochs, looks=20):
     """(epochs, seconds, loss over all samples), `looks` an epoch; (epochs, loss over its batch) of every step."""
-    size = len(X) if batch_size == "full" else batch_size
-    ratio = X.shape[1] / len(X)
+    size, ratio = len(X) if batch_size == "full" else batch_size, X.shape[1] / len(X)
     lr = 0.5 / ((1 + ratio**0.5) ** 2 + X.shape[1] / size)  # half the largest curvature, and the noise of a batch
-
-    def start():
+    for is_first in (True, False):
         model = gdgpu.models.LinearRegression(X.shape[1])
-        return model, gdgpu.SGD(model.params, lr / size)
-
-    model, optimizer = start()
-    model.step(X[:size], t[:size], optimizer, reduction="sum")  # compiles
-    model, optimizer = start()
+        optimizer = gdgpu.SGD(model.params, lr / size)
+        if is_first:
+            model.step(X[:size], t[:size], optimizer, reduction="sum")  # compiles
     seen, seconds, looked, steps = 0, 0.0, [(0, 0, float(model.loss(X, t)))], []
     for _ in range(epochs):
         begin = time.perf_counter()
@@ -55,33 +51,10 @@ def noise(looked, steps):
     return np.std(first[:, 1] / np.interp(first[:, 0], looked[:, 0], looked[:, 2]))
 
 
-def main(folder=PICTURES, samples=10_000, features=10_000, frames=40):
+def main(folder=None, samples=10_000, features=10_000, frames=40):
     X, t = map(gdgpu.devices.resolve(None).xp.asarray, problem(samples, features))
     runs = {name: descend(X, t, *how) for name, how in DESCENTS.items()}
-
-    picture = figure(height=4)
-    axes = picture.subplots(1, 2, sharey=True)
-    finish(axes[0], xlabel="epochs", ylabel="loss", yscale="log", ylim=(3e-3, 10))
-    finish(axes[1], xlabel="seconds", xscale="log")
-    last = max(looked[-1, 1] for looked, _ in runs.values())
-    times = np.geomspace(min(looked[1, 1] for looked, _ in runs.values()), last, frames)
-    axes[0].set_xlim(-0.3, max(epochs for _, epochs in DESCENTS.values()))
-    axes[1].set_xlim(times[0], last)
-    drawn = []
-    for color, (name, (looked, steps)) in zip(COLORS, runs.items(), strict=False):
-        dots = axes[0].plot([], [], ".", color=color, alpha=0.3, markersize=4)[0]
-        lines = [axis.plot([], [], color=color, linewidth=2, label=name)[0] for axis in axes]
-        drawn.append((dots, lines, looked, steps[:: -(-len(steps) // 300)]))
-    axes[1].legend(frameon=False, title="descent: samples a step")
-
-    def draw(now):
-        for dots, lines, looked, steps in drawn:
-            past = looked[looked[:, 1] <= now]
-            dots.set_data(*steps[steps[:, 0] <= past[-1, 0]].T)
-            lines[0].set_data(past[:, 0], past[:, 2])
-            lines[1].set_data(past[1:, 1], past[1:, 2])
-
-    save(picture, draw, times, folder, "batches")
+    race(runs, frames, folder, "batches")
     for name, (looked, steps) in runs.items():
         print(f"{name:14} loss {looked[-1, 2]:.3f} after {looked[-1, 1]:.2f} s, noise {noise(looked, steps):.2f}")
     return runs

@@ -1,12 +1,12 @@
 """Descent in a ravine: SGD bounces from wall to wall, momentum at the same learning rate settles sooner.
 
-Run: python examples/ravine.py [FOLDER]        writes ravine.png and ravine.gif
+Run: python examples/ravine.py [FOLDER]        writes ravine.png and ravine.gif there, or to a new temporary folder
 """
 
 import sys
 
 import numpy as np
-from drawing import COLORS, PICTURES, figure, finish, path, save
+from drawing import COLORS, figure, finish, path, save
 
 import gdgpu
 
@@ -23,7 +23,7 @@ def height(w):
     return (w**2 @ CURVATURE) / 2
 
 
-def main(folder=PICTURES, steps=STEPS, every=1):
+def main(folder=None, steps=STEPS, every=1):
     paths = {name: path(descent, lambda w: CURVATURE * w, START, steps) for name, descent in DESCENTS.items()}
 
     picture = figure(height=4.6)

@@ -95,6 +95,21 @@ def test_small_batches_need_fewer_epochs_and_see_more_noise(picture):
         w, b = w - lr * 2 * X.T @ error / n, b - lr * 2 * error.mean()
 
 
+def test_pictures_are_written_where_they_are_told_or_to_a_new_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(import_module("drawing").save, "__defaults__", (1,))
+    main, tracked = runpy.run_path(EXAMPLES / "ball.py")["main"], {p: p.stat() for p in EXAMPLES.rglob("*.*g*")}
+    main(every=50)
+    main(tmp_path / "own", every=50)
+    [new] = tmp_path.glob("gdgpu-*")
+    out = capsys.readouterr().out
+    for folder in (new, tmp_path / "own"):
+        check_files(folder, "ball")
+        assert f"pictures: {folder / 'ball'}.png, {folder / 'ball'}.gif" in out
+    assert {p: p.stat().st_mtime for p in EXAMPLES.rglob("*.*g*")} == {p: s.st_mtime for p, s in tracked.items()}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_in_the_repository(name):
     folder = EXAMPLES / "pictures"
