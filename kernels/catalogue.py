@@ -16,7 +16,7 @@ from .codegen.element import OPTIONS
 from .models import layers, linear
 from .optimizers import quantized_update, step_scalars, update
 from .reduction import accumulate, reduce, reduce_update, tensor_norms
-from .rules.rule import keeping
+from .rules.rule import with_copies
 from .rules.table import RULES
 from .samples import clip_reduce, moments, noise_scale, order_statistics, sample_norms
 
@@ -86,19 +86,19 @@ def _stored(rule, dtype, state_dtype):
     """The dtypes of (w, g, *rule.states)."""
     codes = [rule.code(n) for n in rule.state]
     state = codes if state_dtype == "uint8" else [state_dtype or memory.accumulator(dtype)] * len(rule.state)
-    return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.kept), *state)
+    return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.copies), *state)
 
 
 def _variants(rule):
     for name, (dtypes, kept, state_dtype, options) in _VARIANTS.items():
 
         def build(dtype, kept=kept, state_dtype=state_dtype, options=options):
-            kept = keeping(rule, kept)
+            kept = with_copies(rule, kept)
             return update.kernel("cuda", kept, flags_of(rule)[0], _stored(kept, dtype, state_dtype), options)
 
         family, limits = "update", update.LIMITS
         if state_dtype == "uint8":
-            family, limits = "coded", quantized_update.limits(len(rule.state))
+            family, limits = "quantized", quantized_update.limits(len(rule.state))
         yield from _rows(family, f"{rule.name}_{name}", limits, build, dtypes)
 
 

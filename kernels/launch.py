@@ -16,7 +16,7 @@ from .reduction.tree import RADIX, levels
 from .samples.clip_reduce import Clipped
 from .samples.sample_norms import SampleNorms
 
-KEPT = 4  # layouts of different batch sizes: the last batch of an epoch has its own
+COPIES = 4  # layouts of different batch sizes: the last batch of an epoch has its own
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Reduction:
         nbytes = job.rows * sum(job.columns) * memory.itemsize(job.g_dtype)
         scratch_bytes = levels(min(job.rows, split.segment)) * split.tile * memory.itemsize(job.sums)
         compiled = get_kernel("cpu", job.g_dtype, bool(job.weights))
-        return threads.Launch(compiled, args, len(items), nbytes, scratch_bytes, held=self)
+        return threads.Launch(compiled, args, len(items), nbytes, scratch_bytes, keeps=self)
 
     def _cuda(self, job):
         split = split_cuda(job.columns, job.rows, lanes_of({job.g_dtype}), memory.itemsize(job.sums), BLOCK)
@@ -133,12 +133,12 @@ class Reduction:
         table.set(_table(job, list(zip(partials, counters, split.tiles, strict=True))))
         args = (table.address, items.address, job.weights, job.rows, job.scalar)
         compiled = self.get_kernel("cuda", job.g_dtype, bool(job.weights))
-        return [compiled.prepare(len(items), split.block, *args, counters=self.counters, held=self)]
+        return [compiled.prepare(len(items), split.block, *args, counters=self.counters, keeps=self)]
 
     def _layout(self, key, split):
         """Buffers (table, items) of this shape; the items are filled in."""
         if key not in self.layouts:
-            if len(self.layouts) >= KEPT:
+            if len(self.layouts) >= COPIES:
                 del self.layouts[next(iter(self.layouts))]
             self.layouts[key] = Buffer(self.xp), Buffer(self.xp, split.items())
         return self.layouts[key]

@@ -24,7 +24,7 @@ from gdgpu.kernels.backend import threads
 
 PACKAGES = ("gdgpu", "numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "torch", "triton")
 COLD_BYTES = 256 << 20  # arrays of one contender, all sets together
-MOST_SETS = 256  # calls so small that these do not reach it are bound by the host
+MAX_SETS = 256  # calls so small that these do not reach it are bound by the host
 _PIECE = 1 << 20  # bytes that one thread copies at a time
 
 
@@ -195,7 +195,7 @@ def sets_of(clock, nbytes, contenders):
     """
     cold = math.ceil(clock.cold_bytes / max(1, nbytes // 2))
     fit = int(0.8 * clock.free_bytes() / max(1, nbytes * contenders))
-    return max(1, min(cold, fit, MOST_SETS))
+    return max(1, min(cold, fit, MAX_SETS))
 
 
 def copy_gbs(device, nbytes=1 << 30):

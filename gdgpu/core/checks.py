@@ -3,7 +3,7 @@
 import math
 from numbers import Integral, Real
 
-MOST_STEPS = (1 << 63) - 1  # they may be counted in an int64
+MAX_STEPS = (1 << 63) - 1  # they may be counted in an int64
 
 
 def element(value):

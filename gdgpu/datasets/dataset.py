@@ -11,7 +11,7 @@ from .cells import integer, number
 from .formats import LARGEST, DataError
 from .loading import blocks, read
 
-_MOST_CLASSES = 20  # of integers: more of them are an age, a count
+_MAX_CLASSES = 20  # of integers: more of them are an age, a count
 _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle
 
 
@@ -48,7 +48,7 @@ class Dataset:
         if not self._whole:
             return "values", "not all are integers"
         distinct = len(np.unique(self.t))
-        if distinct == 2 or distinct <= min(_MOST_CLASSES, len(self.t) // 2):
+        if distinct == 2 or distinct <= min(_MAX_CLASSES, len(self.t) // 2):
             return "classes", f"{distinct} different integers"
         return "values", f"{distinct} different integers in {len(self.t)} samples"
 

@@ -14,7 +14,7 @@ from ..kernels.models import linear
 from ..kernels.reduction import reduce as reduction
 from ..optimizers.bound import Bound
 
-KEPT = 8  # layouts: of as many batch sizes and dtypes of X
+COPIES = 8  # layouts: of as many batch sizes and dtypes of X
 
 
 class OnePass:
@@ -49,7 +49,7 @@ class OnePass:
         key = len(X), X.dtype
         layout = self.layouts.get(key)
         if layout is None:
-            if len(self.layouts) >= KEPT:
+            if len(self.layouts) >= COPIES:
                 del self.layouts[next(iter(self.layouts))]
             layout = self.layouts[key] = _Layout(model, *key)
         return layout

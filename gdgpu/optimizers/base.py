@@ -6,18 +6,18 @@ import numpy as np
 
 from ..core.arrays import contiguous, disjoint, in_order, kernel_device, view, writable
 from ..core.batches import REDUCTIONS, batch_views, bound_weights, cast_weights, checked_norm, same_sums
-from ..core.checks import MOST_STEPS, count, flag, number, one_of
+from ..core.checks import MAX_STEPS, count, flag, number, one_of
 from ..core.nvtx import ranged
 from ..core.pytree import Tree, leaves
 from ..core.turns import in_turn, take_turns
 from ..kernels.backend.memory import accumulator
 from ..kernels.backend.streams import order
 from ..kernels.backend.threads import whole
-from ..kernels.rules.rule import keeping
+from ..kernels.rules.rule import with_copies
 from ..kernels.rules.table import RULES
 from . import torch_state_dict
 from .bound import Bound, watched
-from .grad_scaling import Extras
+from .grad_scaling import GradScaling
 from .groups import Group
 from .launches import Launches
 from .precision import Storage
@@ -138,7 +138,7 @@ class Optimizer:
     def _check(self, **hyper):
         """(rule, hyperparameters, flags) of these arguments."""
         rule, hyper, flags = self._rule(**hyper)
-        return keeping(RULES.get(rule, rule), self._storage.kept), hyper, flags
+        return with_copies(RULES.get(rule, rule), self._storage.copies), hyper, flags
 
     @property
     def name(self):
@@ -189,7 +189,7 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value):
-        self._assign_steps(count("steps", value, most=MOST_STEPS))
+        self._assign_steps(count("steps", value, most=MAX_STEPS))
 
     @in_turn
     def _assign_steps(self, value):
@@ -205,9 +205,9 @@ class Optimizer:
     @property
     def ema(self):
         """The moving averages of the weights, in the structure of params: the arrays themselves."""
-        if "ema" not in self._storage.kept:
+        if "ema" not in self._storage.copies:
             raise AttributeError(f"{self.name} was made without ema")
-        return self._tree.like([held[self._storage.kept.index("ema")].held for held in self._state])
+        return self._tree.like([held[self._storage.copies.index("ema")].array for held in self._state])
 
     def current(self):
         """The hyperparameters of the next step, as the constructor names them; of groups, a list of these."""
@@ -272,8 +272,8 @@ class Optimizer:
         """
         grads = self._grads(self._tree.matching(grads, "grads"))
         with self._in_order(_BIND):
-            extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
-            self._take(self._launches.prepare(self, grads, extras))
+            scaling = self._grad_scaling(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
+            self._take(self._launches.prepare(self, grads, scaling))
 
     @ranged
     @in_turn
@@ -309,8 +309,8 @@ class Optimizer:
         pairs, dropped = watched(self._tree.matching(grads, "grads"))
         grads = self._grads(pairs)
         with self._in_order(_BIND):
-            extras = self._extras(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
-        return Bound(self, lambda optimizer, launches: launches.prepare(optimizer, grads, extras), dropped)
+            scaling = self._grad_scaling(grad_scale, found_inf, clip_value, clip_norm, zero_grads)
+        return Bound(self, lambda optimizer, launches: launches.prepare(optimizer, grads, scaling), dropped)
 
     @ranged
     @in_turn
@@ -328,13 +328,13 @@ class Optimizer:
             dropped,
         )
 
-    def _extras(self, *asked):
+    def _grad_scaling(self, *asked):
         """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
-        extras = Extras(self, *asked)
-        if "found" in extras.options and self._clock is None:
+        scaling = GradScaling(self, *asked)
+        if "found" in scaling.options and self._clock is None:
             self._clock = self._xp.full(1, self._steps, np.int64)
             self._version += 1
-        return extras
+        return scaling
 
     def _grads(self, pairs):
         grads = [view(array, name) for name, array in pairs]

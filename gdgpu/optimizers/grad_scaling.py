@@ -6,10 +6,10 @@ from ..core.arrays import View, kernel_device, view
 from ..core.checks import element, flag, number
 from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import itemsize
-from ..kernels.codegen.element import AROUND, OPTIONS
+from ..kernels.codegen.element import OPTIONS, STEP_CONTEXT
 
 
-class Extras:
+class GradScaling:
     """What one call of `step` asks for, checked. options: as kernels name them."""
 
     def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
@@ -59,23 +59,23 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
-class Around:
+class StepContext:
     """The row of addresses that a launch reads, and the numbers at some of them; they stay where they are."""
 
     def __init__(self, xp, sums):
         self.sums = sums
-        self.row = Buffer(xp, np.zeros(len(AROUND), np.int64))
+        self.row = Buffer(xp, np.zeros(len(STEP_CONTEXT), np.int64))
         self.numbers, self.limits = Buffer(xp, np.zeros(2, np.float32)), Buffer(xp, np.zeros(2, sums))
 
     @property
     def address(self):
         return self.row.address
 
-    def set(self, extras, steps_at, clip=None):
+    def set(self, scaling, steps_at, clip=None):
         """Take what this step asks for. steps_at: where steps are counted, or 0; clip: the Norms that clip, or None."""
-        asked, at = (extras.grad_scale, extras.found_inf), []
+        asked, at = (scaling.grad_scale, scaling.found_inf), []
         self.numbers.set(np.array([0.0 if v is None or isinstance(v, View) else v for v in asked], np.float32))
-        self.limits.set(np.array([extras.clip_value or 0.0, extras.clip_norm or 0.0], self.sums))
+        self.limits.set(np.array([scaling.clip_value or 0.0, scaling.clip_norm or 0.0], self.sums))
         for k, v in enumerate(asked):
             at.append(0 if v is None else v.address if isinstance(v, View) else self.numbers.address + 4 * k)
         limit = self.limits.address

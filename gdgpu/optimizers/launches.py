@@ -6,12 +6,12 @@ from ..core.arrays import View, disjoint, kernel_device, view, writable
 from ..core.batches import samples, scale_of
 from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import accumulator
-from ..kernels.codegen.element import CODED, Fields, is_narrow
+from ..kernels.codegen.element import QUANTIZED, Element, is_narrow
 from ..kernels.launch import Job, Reduction
 from ..kernels.optimizers import update
 from ..kernels.reduction import reduce, reduce_update, tensor_norms
 from ..samples.clipping import ClipFactors
-from .grad_scaling import NOTHING, Around
+from .grad_scaling import NOTHING, StepContext
 from .norms import Norms
 from .step_scalars import counting
 
@@ -20,19 +20,19 @@ class Launches:
     """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
     def __init__(self, optimizer):
-        self.kept, self.around = {}, Around(optimizer._xp, "float32")
+        self.parts, self.context = {}, StepContext(optimizer._xp, "float32")
 
-    def prepare(self, optimizer, gradients, extras=NOTHING):
+    def prepare(self, optimizer, gradients, scaling=NOTHING):
         """The launches of a step with gradients that are in memory: all checked and laid out before any runs."""
-        self.extras = extras  # which owns what launches read
-        held = [v for v in (extras.grad_scale, extras.found_inf) if isinstance(v, View)]
-        parts = self._parts(optimizer, Step, gradients, extras.options, held)
+        self.scaling = scaling  # which owns what launches read
+        held = [v for v in (scaling.grad_scale, scaling.found_inf) if isinstance(v, View)]
+        parts = self._parts(optimizer, Step, gradients, scaling.options, held)
         clip, clips = None, []
-        if extras.clip_norm is not None and parts:
+        if scaling.clip_norm is not None and parts:
             clip = self._get("clip", lambda: _joint(optimizer))
             clips = [launch.clips(clip, last=launch is parts[-1][0]) for launch, _ in parts]
-        updates = [launch.prepare(part, optimizer._clock, extras, clip) for launch, part in parts]
-        return [*self._advances(optimizer, parts, extras), *(run for some in (*clips, *updates) for run in some)]
+        updates = [launch.prepare(part, optimizer._clock, scaling, clip) for launch, part in parts]
+        return [*self._advances(optimizer, parts, scaling), *(run for some in (*clips, *updates) for run in some)]
 
     def prepare_samples(self, optimizer, G, weights, count, reduction, max_norm=None):
         """The launches of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
@@ -69,23 +69,23 @@ class Launches:
         return parts
 
     def _get(self, key, make):
-        if key not in self.kept:
-            self.kept[key] = make()
-        return self.kept[key]
+        if key not in self.parts:
+            self.parts[key] = make()
+        return self.parts[key]
 
-    def _advances(self, optimizer, parts, extras):
+    def _advances(self, optimizer, parts, scaling):
         """What makes the scalars of the step, and counts it where only the device knows whether it is taken."""
-        clock, around = optimizer._clock, 0
+        clock, context = optimizer._clock, 0
         if clock is not None:
-            self.around.set(extras, address_of(clock))
-            around = self.around.address
-        runs, counts = [], around != 0
+            self.context.set(scaling, address_of(clock))
+            context = self.context.address
+        runs, counts = [], context != 0
         for scalars in dict.fromkeys(launch.scalars for launch, _ in parts):
             if scalars.rule.step:
-                runs.append(self._get((scalars, counts), lambda s=scalars, c=counts: s.advance(around, c)))
+                runs.append(self._get((scalars, counts), lambda s=scalars, c=counts: s.advance(context, c)))
                 counts = False
         if counts:
-            runs.append(self._get("count", lambda: counting(optimizer.kernel_device, around)))
+            runs.append(self._get("count", lambda: counting(optimizer.kernel_device, context)))
         return runs
 
 
@@ -109,7 +109,7 @@ class _Launch:
         states = zip(*([state.address for state in optimizer._state[k]] for k in tensors), strict=True)
         # the addresses of each tensor's scalars, of w and its states, which never move
         self.fixed = {"hyper": [rows[group] for group in groups], "w": [w.address for w in self.views]}
-        self.fixed |= dict(zip(self.rule.held, states, strict=bool(tensors)))
+        self.fixed |= dict(zip(self.rule.array_names, states, strict=bool(tensors)))
         self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
         rounds = optimizer._storage.at_random and any(map(is_narrow, self.dtypes))
         self.options = (*options, *["at_random"] * rounds)
@@ -131,7 +131,7 @@ class Step(_Launch):
         super().__init__(optimizer, tensors, g_dtype, options)
         dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
         self.kernel = self.rule, self.flags, dtypes, self.options
-        fields = Fields(self.rule, dtypes, dict(self.flags), self.options)
+        fields = Element(self.rule, dtypes, dict(self.flags), self.options)
         plan = update.plan(self.device, self.sizes)
         phase = Norms(self.device, self.xp, self.sums, self.sizes, joint=False) if self.rule.norm else None
         columns = self.fixed | {"g": [0] * len(tensors), "key": [optimizer._keys[k] for k in tensors]}
@@ -140,8 +140,8 @@ class Step(_Launch):
         self.rows = np.array([self.sizes, *(columns[n] for n in fields.columns)], np.int64).T.copy()
         self.g_column = 1 + fields.columns.index("g")
         self.table, self.items = Buffer(self.xp, self.rows), Buffer(self.xp, plan.items)
-        self.around = Around(self.xp, self.sums) if self.options else None
-        at, self.nbytes = self.around.address if self.options else 0, sum(self.sizes) * fields.element_bytes
+        self.context = StepContext(self.xp, self.sums) if self.options else None
+        at, self.nbytes = self.context.address if self.options else 0, sum(self.sizes) * fields.element_bytes
         self.runs = []
         if phase:
             module = tensor_norms.kernels(self.device, *self.kernel)
@@ -149,18 +149,18 @@ class Step(_Launch):
         compiled = update.kernel(self.device, *self.kernel)
         self.runs.append(update.launcher(self.device, compiled, self.table, self.items, plan.chunk, self.nbytes, at))
 
-    def prepare(self, gradients, clock, extras=NOTHING, clip=None):
+    def prepare(self, gradients, clock, scaling=NOTHING, clip=None):
         """Lay out; returns the launches."""
         self.rows[:, self.g_column] = [g.address for g in gradients]
         self.table.set(self.rows)
-        if self.around:
-            self.around.set(extras, 0 if clock is None else address_of(clock), clip)
+        if self.context:
+            self.context.set(scaling, 0 if clock is None else address_of(clock), clip)
         return self.runs
 
     def clips(self, clip, last):
         """The launches that add these gradients to the norm of all."""
         module = tensor_norms.kernels(self.device, *self.kernel, joint=True)
-        return clip.launches(module, self.table, self.tensors, self.around.address, self.nbytes, last)
+        return clip.launches(module, self.table, self.tensors, self.context.address, self.nbytes, last)
 
 
 class Samples(_Launch):
@@ -169,7 +169,7 @@ class Samples(_Launch):
     def __init__(self, optimizer, tensors, g_dtype, options):
         super().__init__(optimizer, tensors, g_dtype, options)
         self.reduction = Reduction(self.device, self.xp, self._kernel(self.rule, self.flags, self.dtypes))
-        names = ("hyper", "w", *self.rule.held)
+        names = ("hyper", "w", *self.rule.array_names)
         self.targets = list(zip(*(self.fixed[n] for n in names), strict=True))
 
     @staticmethod
@@ -208,5 +208,5 @@ class ReducedSamples(Samples):
 
 def _samples(optimizer, tensors, g_dtype, options):
     launch = Samples(optimizer, tensors, g_dtype, options)
-    needs_more = launch.rule.norm or launch.options or any(d in CODED for d in launch.dtypes)
+    needs_more = launch.rule.norm or launch.options or any(d in QUANTIZED for d in launch.dtypes)
     return ReducedSamples(optimizer, tensors, g_dtype, options) if needs_more else launch

@@ -15,24 +15,24 @@ class Norms:
     def __init__(self, device, xp, sums, sizes, joint):
         self.device, self.xp, self.sums = device, xp, sums
         self.tree = Tree(sizes, joint)
-        self.held = xp.zeros(self.tree.places * (1 if joint else 2), sums)
+        self.sums_of_squares = xp.zeros(self.tree.places * (1 if joint else 2), sums)
         self.factor = xp.ones(1, sums)
         self.nodes, self.counters = Buffer(xp, self.tree.nodes), Counters(xp)
-        at = address_of(self.held), self.nodes.address, self.counters.get(1)
+        at = address_of(self.sums_of_squares), self.nodes.address, self.counters.get(1)
         self.job = Buffer(xp, self.tree.job(*at, len(self.tree.items)))
 
     def address(self, tensor):
         """Where the two sums of a tensor are found."""
-        return address_of(self.held) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
+        return address_of(self.sums_of_squares) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
 
-    def launches(self, module, table, tensors, around, nbytes, last):
+    def launches(self, module, table, tensors, context, nbytes, last):
         """The launches for these of the tensors, rows of `table` in this order. last: no other launch follows."""
         items = self.tree.items[np.isin(self.tree.items[:, 0], tensors)].copy()
         items[:, 0] = np.searchsorted(tensors, items[:, 0])
         items = Buffer(self.xp, items)
-        args = (table.address, items.address, self.job.address, around)
+        args = (table.address, items.address, self.job.address, context)
         if self.device == "cuda":
-            return [module.norms.prepare(len(items), BLOCK, *args, counters=self.counters, held=(self, items))]
+            return [module.norms.prepare(len(items), BLOCK, *args, counters=self.counters, keeps=(self, items))]
         scratch_bytes = 2 * WIDTH * itemsize(self.sums)
         launches = [threads.Launch(module.norms, args, len(items), nbytes, scratch_bytes, (self, items))]
-        return [*launches, threads.Launch(module.finish, (self.job.address, around), 1, 0)] if last else launches
+        return [*launches, threads.Launch(module.finish, (self.job.address, context), 1, 0)] if last else launches

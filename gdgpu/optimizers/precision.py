@@ -7,7 +7,7 @@ from ..core.checks import count, flag, number, one_of
 from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import accumulator
 from ..kernels.optimizers import quantized_update, update
-from ..kernels.rules.rule import KEPT, Rule
+from ..kernels.rules.rule import COPIES, Rule
 
 DTYPES = ("float32", "bfloat16", "uint8")
 
@@ -26,7 +26,7 @@ class Storage:
     """
 
     def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
-        self.kept = tuple(n for n, on in zip(KEPT, (flag("master", master), ema is not None), strict=True) if on)
+        self.copies = tuple(n for n, on in zip(COPIES, (flag("master", master), ema is not None), strict=True) if on)
         decay = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
         self.scalars = {"ema_decay": decay, "ema_rest": 1 - decay}
         self.state_dtype = one_of("state_dtype", state_dtype, (None, *DTYPES))
@@ -35,7 +35,7 @@ class Storage:
 
     def check(self, v, rule, name):
         """ValueError unless a parameter, the View v, of the optimizer of this name can be kept so."""
-        if "master" in self.kept and v.itemsize != 2:
+        if "master" in self.copies and v.itemsize != 2:
             raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
         if self.state_dtype and accumulator(v.dtype) != "float32":
             raise ValueError(f"state_dtype: {v.name} is {v.dtype}, whose state is kept in {accumulator(v.dtype)}")
@@ -59,7 +59,7 @@ class Storage:
         """The State of this name of a parameter, the View v."""
         sums = accumulator(v.dtype)
         state = State(device, xp, v.shape, self._dtype(rule, name, sums), sums)
-        if name in KEPT:
+        if name in COPIES:
             state.set(v)
         elif initial:
             state.set(view(xp.full(v.shape, initial, sums), name))
@@ -67,7 +67,7 @@ class Storage:
 
     def _dtype(self, rule, name, sums):
         """The dtype, as kernels call it."""
-        if name in KEPT or self.state_dtype in (None, "float32"):
+        if name in COPIES or self.state_dtype in (None, "float32"):
             return sums
         if self.state_dtype == "bfloat16":
             return "bfloat16"
@@ -79,38 +79,38 @@ class Storage:
 
 
 class State:
-    """An array of state. `held` is what kernels read and write; get and set speak of values of dtype `sums`."""
+    """An array of state. `array` is what kernels read and write; get and set speak of values of dtype `sums`."""
 
     def __init__(self, device, xp, shape, dtype, sums):
         self.device, self.xp, self.shape, self.dtype, self.sums = device, xp, shape, dtype, sums
         self.size = int(np.prod(shape))
         if dtype == sums:
-            self.held = xp.zeros(shape, sums)
+            self.array = xp.zeros(shape, sums)
         elif dtype == "bfloat16":
-            self.held = xp.zeros(shape, np.uint16)
+            self.array = xp.zeros(shape, np.uint16)
         else:
-            self.held = xp.zeros(quantized_update.nbytes(self.size), np.uint8)
-        self.address = address_of(self.held)
+            self.array = xp.zeros(quantized_update.nbytes(self.size), np.uint8)
+        self.address = address_of(self.array)
 
     def get(self):
         """A copy of the values."""
         if self.dtype == self.sums:
-            return self.held.copy()
-        values, copy = self.xp.empty(self.shape, self.sums), self.held.copy()  # an update writes what it reads
+            return self.array.copy()
+        values, copy = self.xp.empty(self.shape, self.sums), self.array.copy()  # an update writes what it reads
         self._convert(_READ, address_of(values), self.sums, address_of(copy))
         return values
 
     def set(self, view):
         """Take the values of a View of an array of this shape on this device."""
         if self.dtype == self.sums == view.dtype:
-            self.held[...] = view.owner
+            self.array[...] = view.owner
         else:
             self._convert(_WRITE, view.address, view.dtype, self.address)
 
-    def _convert(self, rule, w_at, w_dtype, held_at):
+    def _convert(self, rule, w_at, w_dtype, array_at):
         kernel = update.kernel(self.device, rule, (), (w_dtype, w_dtype, self.dtype))
         plan = update.plan(self.device, [self.size])
-        rows = np.array([(self.size, 0, w_at, w_at, held_at)], np.int64)
+        rows = np.array([(self.size, 0, w_at, w_at, array_at)], np.int64)
         table, items = Buffer(self.xp, rows), Buffer(self.xp, plan.items)
         update.launcher(self.device, kernel, table, items, plan.chunk, nbytes=0)()
 

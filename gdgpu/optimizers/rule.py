@@ -8,13 +8,13 @@ from inspect import Parameter
 
 from ..core.checks import flag, number
 from ..kernels.codegen.source import Source, rule_text
-from ..kernels.rules.rule import KEPT, Rule
+from ..kernels.rules.rule import COPIES, Rule
 from .base import Optimizer
 from .precision import Storage
 
 # What every optimizer takes besides.
 _COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Storage).parameters.values()]
-RESERVED = ("self", "params", *(p.name for p in _COMMON), *KEPT, *Storage().scalars)
+RESERVED = ("self", "params", *(p.name for p in _COMMON), *COPIES, *Storage().scalars)
 
 
 def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), squares=(), **defaults):
@@ -57,7 +57,7 @@ def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(),
     return make if function is None else make(function)
 
 
-class OwnRule(Optimizer):
+class UserRule(Optimizer):
     """What gdgpu.rule makes: an optimizer whose rule is a user's. rule: its row, as kernels/rules/table.py has them."""
 
     __slots__ = ()
@@ -104,7 +104,7 @@ def _optimizer(function, state, step, carried, kinds, defaults):
             number(name, value, low=0.0 if name == "lr" else -math.inf)
     own = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
     own |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
-    return type(function.__name__, (OwnRule,), own)
+    return type(function.__name__, (UserRule,), own)
 
 
 def _complaints(row, parameters, defaults, kinds):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..core.arrays import view
-from ..core.checks import MOST_STEPS, count, number
+from ..core.checks import MAX_STEPS, count, number
 from ..core.pytree import like, matching
 from ..devices import on_host
 from ..kernels.backend.memory import accumulator
@@ -35,7 +35,7 @@ def restore(optimizer, state_dict):
     _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried", "seed"})
     if state_dict["optimizer"] != optimizer.name:
         raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
-    steps = _whole("state_dict['steps']", state_dict["steps"], most=MOST_STEPS)
+    steps = _whole("state_dict['steps']", state_dict["steps"], most=MAX_STEPS)
     seed = _whole("state_dict['seed']", state_dict.get("seed", optimizer._storage.seed))
     groups = [
         _group(optimizer, group, *parts)

@@ -7,9 +7,9 @@ from ..kernels.backend.memory import itemsize
 from ..kernels.optimizers import step_scalars
 
 
-def counting(device, around):
+def counting(device, context):
     """The launch that counts a step and does nothing else."""
-    return step_scalars.launcher(device, step_scalars.kernel(device, None, "float32"), 0, 0, 0, 1, around, 1)
+    return step_scalars.launcher(device, step_scalars.kernel(device, None, "float32"), 0, 0, 0, 1, context, 1)
 
 
 class Scalars:
@@ -30,11 +30,11 @@ class Scalars:
             self.scalars = xp.zeros((rows, len(rule.scalars)), sums)
             self.address = address_of(self.scalars)
 
-    def advance(self, around, counts):
-        """The launch that makes the scalars of the next step. around, counts: as its kernel has them."""
+    def advance(self, context, counts):
+        """The launch that makes the scalars of the next step. context, counts: as its kernel has them."""
         kernel = step_scalars.kernel(self.device, self.rule, self.sums)
         at = self.values.address, address_of(self.carried), self.address
-        return step_scalars.launcher(self.device, kernel, *at, len(self.groups), around, int(counts))
+        return step_scalars.launcher(self.device, kernel, *at, len(self.groups), context, int(counts))
 
     @property
     def key(self):

@@ -11,7 +11,7 @@ from ..core.pytree import leaves, like
 from ..kernels.backend.buffers import address_of
 from ..kernels.backend.memory import accumulator
 from ..kernels.optimizers import step_scalars
-from ..kernels.rules.rule import KEPT
+from ..kernels.rules.rule import COPIES
 from .state_dict import params_on_host, rule_of
 
 NAMES = ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
@@ -37,7 +37,7 @@ def to_torch(optimizer, saved):
         # torch's constructor knows the keys that this version of it has
         theirs = getattr(torch.optim, name)([torch.empty(0)], **hyper).state_dict()["param_groups"][0]
         param_groups.append(theirs | {"params": list(group.tensors)})
-        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in held.items() if key not in KEPT}
+        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in held.items() if key not in COPIES}
         for n, k in enumerate(group.tensors):
             ours = {key: each[n] for key, each in arrays.items()}
             entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(optimizer, group.rule, ours).items()}
@@ -115,7 +115,7 @@ class _Part:
     def _values(self, name, label, entry, k):
         w = self.optimizer._views[k]
         sums = accumulator(w.dtype)
-        if name in KEPT:
+        if name in COPIES:
             return params_on_host(self.optimizer)[k].astype(sums)
         if not entry:
             return np.full(w.shape, self.hyper.get("initial_accumulator_value", 0), sums)
@@ -225,7 +225,7 @@ def _replayed(rule, sums, parts, steps):
     # called as it is: what a launch adds takes five times as long, and there may be a million of them
     step, args = step_scalars.kernel("cpu", rule, sums), tuple(map(address_of, (values, carried, scalars)))
     for _ in range(steps):
-        step(*args, 0, 0, 0, 0, len(parts))  # around, counts, scratch, first, last
+        step(*args, 0, 0, 0, 0, len(parts))  # context, counts, scratch, first, last
     if "product" in rule.carried:
         for part, row in zip(parts, carried, strict=True):
             theirs = float(next((entry["mu_product"] for entry in part.entries if entry), 1.0))

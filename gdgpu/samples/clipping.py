@@ -62,7 +62,7 @@ class ClipFactors:
 
     def __init__(self, device, xp, dtypes, sizes):
         self.xp, self.norms = xp, SampleNorms(device, xp, dtypes, sizes, clips=True)
-        self.held = xp.empty(0, self.norms.sums)
+        self.factors = xp.empty(0, self.norms.sums)
 
     def prepare(self, G, weights, count, max_norm):
         """({dtype of the sums: array}, the launches that fill it). weights: the same for what multiplies them, or None.
@@ -70,8 +70,8 @@ class ClipFactors:
         Who holds the launches holds the weights.
         """
         sums = self.norms.sums
-        if len(self.held) < count:
-            self.held = self.xp.empty(count, sums)
+        if len(self.factors) < count:
+            self.factors = self.xp.empty(count, sums)
         matrices = [(g.address, samples(g)[2]) for g in G]
         at = address_of(weights[sums]) if weights else 0
-        return {sums: self.held}, self.norms.prepare(matrices, count, address_of(self.held), max_norm, at)
+        return {sums: self.factors}, self.norms.prepare(matrices, count, address_of(self.factors), max_norm, at)

@@ -18,7 +18,7 @@ class Buffer:
     """
 
     def __init__(self, xp, array=None):
-        self.xp, self.host, self.held, self.address, self._staging = xp, None, None, 0, None
+        self.xp, self.host, self.array, self.address, self._staging = xp, None, None, 0, None
         if array is not None:
             self.set(array)
 
@@ -33,8 +33,8 @@ class Buffer:
             return
         _refuse_capture(self.xp)
         self.host = np.array(array, order="C")
-        self.held = self.host if self.xp is np else self.xp.asarray(self.host)
-        self.address = address_of(self.held)
+        self.array = self.host if self.xp is np else self.xp.asarray(self.host)
+        self.address = address_of(self.array)
 
     def _send(self, array):
         cuda, stream = self.xp.cuda, _refuse_capture(self.xp)
@@ -44,7 +44,7 @@ class Buffer:
         pinned, sent = next(self._staging)
         sent.synchronize()
         np.frombuffer(pinned, self.host.dtype, self.host.size)[...] = np.ravel(array)
-        self.held.data.copy_from_host_async(pinned.ptr, self.host.nbytes, stream)
+        self.array.data.copy_from_host_async(pinned.ptr, self.host.nbytes, stream)
         sent.record(stream)
 
     def __len__(self):
@@ -58,13 +58,13 @@ class Scratch:
     """
 
     def __init__(self, xp, retire=lambda array: None):
-        self.xp, self.retire, self._held = xp, retire, {}
+        self.xp, self.retire, self._arrays = xp, retire, {}
 
     def get(self, name, nbytes):
         """The address of at least nbytes."""
-        held = self._held.get(name)
+        held = self._arrays.get(name)
         if held is None or held.nbytes < nbytes:
-            held = self._held[name] = _grown(self.xp, held, nbytes, np.uint8, self.retire)
+            held = self._arrays[name] = _grown(self.xp, held, nbytes, np.uint8, self.retire)
         return address_of(held)
 
 
@@ -77,21 +77,21 @@ class Counters:
     """
 
     def __init__(self, xp, retire=lambda array: None):
-        self.xp, self.retire, self.held, self._launches, self._copied = xp, retire, None, 0, 0
+        self.xp, self.retire, self.array, self._launches, self._copied = xp, retire, None, 0, 0
         self._give_back = None
 
     def get(self, count):
         """The address of at least `count` of them."""
-        if self.held is None or len(self.held) < count:
-            self.held = _grown(self.xp, self.held, count, np.int32, self.retire)
+        if self.array is None or len(self.array) < count:
+            self.array = _grown(self.xp, self.array, count, np.int32, self.retire)
             if self.xp is not np:
-                self._take_pinned(self.held.nbytes)
-        return address_of(self.held)
+                self._take_pinned(self.array.nbytes)
+        return address_of(self.array)
 
     def launching(self):
         """To be called with each launch."""
         self._launches += 1
-        if self._launches % LAUNCHES == 0 and self.xp is not np and len(self.held):
+        if self._launches % LAUNCHES == 0 and self.xp is not np and len(self.array):
             self._look(self.xp.cuda.get_current_stream())
 
     def _take_pinned(self, nbytes):
@@ -111,14 +111,14 @@ class Counters:
             if (self._seen == _UNSEEN).any():  # it is still under way
                 return
             if self._seen.any():
-                self.held.fill(0)
+                self.array.fill(0)
                 since = self._launches - self._copied + LAUNCHES
                 _faults.append(
                     "two launches overlapped on one workspace, or one was cut: "
                     f"trust no result of its last {since} calls; the next ones are right again"
                 )
         self._seen[...], self._copied = _UNSEEN, self._launches
-        self.held.data.copy_to_host_async(self._seen.ctypes.data, self.held.nbytes, stream)
+        self.array.data.copy_to_host_async(self._seen.ctypes.data, self.array.nbytes, stream)
 
 
 def raise_fault():

@@ -15,12 +15,11 @@ from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
 from . import memory, quantize, scalars, simd
-from .numba_cache import Kept
+from .numba_cache import NumbaCache
 
 __all__ = [
     "CompileError",
     "at_work",
-    "coded",
     "device",
     "fma",
     "give_way",
@@ -30,6 +29,7 @@ __all__ = [
     "maximum",
     "min",
     "minimum",
+    "quantized",
     "restore_modes",
     "shared",
     "sign",
@@ -53,7 +53,7 @@ def jit(code, signature):
     def compile(function):
         kernel = njit(no_cfunc_wrapper=True, **_OPTIONS)(_compilable(function))
         if code:
-            kernel._cache = Kept(code, function)
+            kernel._cache = NumbaCache(code, function)
         kernel.compile(signature)
         kernel.disable_compile()
         return kernel
@@ -72,7 +72,7 @@ def shared(module, code):
         signature = normalize_signature(f"void({', '.join(['int64'] * count)})")
         compiled = CFunc(_compilable(function), signature, {}, _OPTIONS)
         if code:
-            compiled._cache = Kept(code, function)
+            compiled._cache = NumbaCache(code, function)
         compiled.compile()
         symbol = f"{module}.{function.__name__}"
         add_symbol(symbol, compiled.address)
@@ -185,5 +185,5 @@ def store(dtype):
 
 
 @cache
-def coded(name):
+def quantized(name):
     return quantize.compiled(name, intrinsic)

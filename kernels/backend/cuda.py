@@ -27,7 +27,6 @@ from .threads import whole
 __all__ = [
     "CompileError",
     "add_atomic",
-    "coded",
     "cuda",
     "device",
     "fence",
@@ -37,6 +36,7 @@ __all__ = [
     "math",
     "maximum",
     "minimum",
+    "quantized",
     "sign",
     "sqrt",
     "store",
@@ -63,7 +63,7 @@ def _lent_names():
 if SIMULATED:
     fma, sqrt, maximum, minimum, sign = scalars.EMIT  # the plain functions themselves
     load, store = cache(memory.plain_loader), cache(memory.plain_storer)
-    coded = quantize.plain
+    quantized = quantize.plain
 
     def device(function):
         return function
@@ -104,7 +104,7 @@ else:
         return memory.storer(intrinsic, dtype, lanes, _GLOBAL)
 
     @cache
-    def coded(name):
+    def quantized(name):
         return quantize.compiled(name, intrinsic)
 
     @intrinsic
@@ -142,11 +142,11 @@ class Kernel:
         """Run on CuPy's current stream; does not wait. threads: x, or (x, y)."""
         self.prepare(blocks, threads, *args)()
 
-    def prepare(self, blocks, threads, *args, counters=None, held=None):
-        """The Launch with these arguments on this device. counters: those that it arrives at; held: see there."""
+    def prepare(self, blocks, threads, *args, counters=None, keeps=None):
+        """The Launch with these arguments on this device. counters: those that it arrives at; keeps: see there."""
         if SIMULATED or not blocks:
             calls = [partial(_simulate, self.function, blocks, threads, args)] * bool(blocks)
-            return Launch(lambda: calls, held=held)
+            return Launch(lambda: calls, keeps=keeps)
         api = driver.driver()
         x, y = threads if isinstance(threads, tuple) else (threads, 1)
         handle = self._handle(api)
@@ -156,7 +156,7 @@ class Kernel:
         def calls():
             return [partial(launch, handle, blocks, 1, 1, x, y, 1, 0, stream(), at, 0)]
 
-        return Launch(calls, counters, (pointers, values, held))
+        return Launch(calls, counters, (pointers, values, keeps))
 
     def _handle(self, api):
         device = api.device()
@@ -169,7 +169,7 @@ class Kernel:
         return self._loaded[device][0]
 
     def cubin(self, capability=(9, 0)):
-        """Machine code for a compute capability; needs no GPU. Kept on disk."""
+        """Machine code for a compute capability; needs no GPU. NumbaCache on disk."""
         path = self.code and self.code.with_name(f"{self.code.name}.sm_{capability[0]}{capability[1]}.cubin")
         if path and (code := disk.read(path)):
             return code
@@ -202,13 +202,13 @@ class Kernel:
 class Launch:
     """A kernel with its arguments, on what is CuPy's current stream when it is launched.
 
-    make() gives the calls that launch. held: what must live as long.
+    make() gives the calls that launch. keeps: what must live as long.
     """
 
-    __slots__ = ("counters", "held", "make")
+    __slots__ = ("counters", "keeps", "make")
 
-    def __init__(self, make, counters=None, held=None):
-        self.make, self.counters, self.held = make, counters, held
+    def __init__(self, make, counters=None, keeps=None):
+        self.make, self.counters, self.keeps = make, counters, keeps
 
     def __call__(self):
         whole([self])

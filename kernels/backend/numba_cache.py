@@ -26,7 +26,7 @@ SETTINGS = (
 )
 
 
-class Kept(NullCache):
+class NumbaCache(NullCache):
     """The cache that numba asks for one function's machine code: a file for each compiler, setting and processor.
 
     code: a path without its suffix, whose name stands for the text of the function and of what it calls.

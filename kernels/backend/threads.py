@@ -24,7 +24,7 @@ from .generated import load
 # Below this many bytes of work, waking another thread costs more than it saves.
 SERIAL_BYTES = 1 << 18
 _PULLS = 8  # pieces a thread's share is handed out in, so that a slow thread holds up less
-_MOST = 1 << 9  # helpers
+_MAX_HELPERS = 1 << 9  # helpers
 
 _numbers = itertools.count(1)
 _num_threads = None
@@ -70,7 +70,7 @@ class _Local(threading.local):
     address = nbytes = 0
 
     def __init__(self):
-        self.held = []
+        self.buffers = []
 
 
 _local = _Local()
@@ -79,14 +79,14 @@ _local = _Local()
 class Launch:
     """kernel(*args, scratch, first, last) over ranges that cover 0 … items-1.
 
-    nbytes: what it moves; scratch: the address of scratch_bytes of a thread's own. held: what must live as long.
+    nbytes: what it moves; scratch: the address of scratch_bytes of a thread's own. keeps: what must live as long.
     """
 
-    __slots__ = ("_alone", "_scratch", "args", "held", "items", "kernel", "nbytes", "scratch_bytes")
+    __slots__ = ("_alone", "_scratch", "args", "items", "keeps", "kernel", "nbytes", "scratch_bytes")
 
-    def __init__(self, kernel, args, items, nbytes, scratch_bytes=0, held=None):
+    def __init__(self, kernel, args, items, nbytes, scratch_bytes=0, keeps=None):
         self.kernel, self.args, self.items, self.nbytes = kernel, args, items, nbytes
-        self.scratch_bytes, self.held, self._scratch = scratch_bytes, held, None
+        self.scratch_bytes, self.keeps, self._scratch = scratch_bytes, keeps, None
 
     def __call__(self):
         whole([self])
@@ -131,7 +131,7 @@ class _Job:
         starts = range(0, launch.items, step)
         self.pieces = iter([(first, min(first + step, launch.items)) for first in starts])
         self.team = _team
-        self.wait = partial(_wait(), self.team.address, _MOST, self.number)
+        self.wait = partial(_wait(), self.team.address, _MAX_HELPERS, self.number)
 
     def calls(self, threads):
         """Those that hand it to helpers, do this thread's share, and wait for theirs."""
@@ -163,12 +163,12 @@ class _Team:
     """Helpers, and a slot for each, which holds the number of the job that it works at."""
 
     def __init__(self):
-        self.queue, self.slots, self.started = queue.SimpleQueue(), np.zeros(_MOST, np.int64), 0
-        self.address, self._places = self.slots.ctypes.data, iter(range(_MOST))
+        self.queue, self.slots, self.started = queue.SimpleQueue(), np.zeros(_MAX_HELPERS, np.int64), 0
+        self.address, self._places = self.slots.ctypes.data, iter(range(_MAX_HELPERS))
 
     def helpers(self, count):
         """How many of `count` there are, after starting those that are missing, if they can start."""
-        while self.started < min(count, _MOST):  # several threads may start one too many
+        while self.started < min(count, _MAX_HELPERS):  # several threads may start one too many
             try:
                 threading.Thread(target=self._help, name=f"gdgpu-{self.started}", daemon=True).start()
             except RuntimeError:  # there is no room for it
@@ -203,8 +203,8 @@ def _scratch(nbytes):
     """
     if _local.nbytes < nbytes:
         size = 1 << max(nbytes - 1, 1 << 12).bit_length()
-        _local.held.append(np.empty(size + 64, np.uint8))
-        address = addressof(c_char.from_buffer(_local.held[-1]))
+        _local.buffers.append(np.empty(size + 64, np.uint8))
+        address = addressof(c_char.from_buffer(_local.buffers[-1]))
         _local.address, _local.nbytes = -(-address // 64) * 64, size
     return _local.address
 

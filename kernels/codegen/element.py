@@ -9,27 +9,27 @@ from .language import NORMS
 OPTIONS = ("scaled", "clip_value", "clip_norm", "found", "zeroed", "at_random")
 # The row of addresses that such a step reads: of the gradients' scale, found_inf, the count of completed steps, the
 # largest value, the factor that clips the norm, and the largest norm.
-AROUND = ("scale", "found", "steps", "limit", "factor", "max_norm")
+STEP_CONTEXT = ("scale", "found", "steps", "limit", "factor", "max_norm")
 PREPARING = {"scaled": ("scale", "float32"), "clip_value": ("limit", "sum"), "clip_norm": ("factor", "sum")}
-CODED = ("signed8", "positive8", "unsigned8")
+QUANTIZED = ("signed8", "positive8", "unsigned8")
 
 
-class Fields:
+class Element:
     """What there is for an element, how it is read, made new and written, as text. Names are those of the arrays,
     of a state what rule.named has.
 
-    dtypes: of w, g and each of rule.states, in that order; a state's may be one of CODED. options: some of OPTIONS.
+    dtypes: of w, g and each of rule.states, in that order; a state's may be one of QUANTIZED. options: some of OPTIONS.
     """
 
     def __init__(self, rule, dtypes, flags, options=()):
         self.rule, self.options = rule, options
-        self.names = ("w", "g", *rule.held)
+        self.names = ("w", "g", *rule.array_names)
         self.dtypes = dict(zip(self.names, dtypes, strict=True))
         self.early = tuple(rule.named[n] for n in rule.early)
         self.late = tuple(n for n in rule.named.values() if n not in self.early)
-        self.written = ("w", *rule.kept, *self.late)
-        self.coded = tuple(n for n in rule.named.values() if self.dtypes[n] in CODED)
-        self.plain = tuple(n for n in self.written if n not in self.coded)
+        self.written = ("w", *rule.copies, *self.late)
+        self.quantized = tuple(n for n in rule.named.values() if self.dtypes[n] in QUANTIZED)
+        self.plain = tuple(n for n in self.written if n not in self.quantized)
         changed = (*self.written, *self.early)
         narrow = [n for n in changed if is_narrow(self.dtypes[n])]
         self.at_random = tuple(narrow) if "at_random" in options else ()
@@ -39,13 +39,13 @@ class Fields:
         if {"scaled", "found"} & set(options):
             self.constants["load_float32"] = "load('float32')"  # theirs, whatever the dtypes of the arrays
         for name in self._code_functions():
-            self.constants[name] = f"coded({name!r})"
+            self.constants[name] = f"quantized({name!r})"
 
     def _code_functions(self):
         suffix = "_at_random" if self.at_random else ""
         names = ["keyed", "random"] if suffix else []
         for dtype in dict.fromkeys(self.dtypes.values()):
-            if dtype in CODED:
+            if dtype in QUANTIZED:
                 names += ["top", "larger", f"scale_{dtype}", f"decode_{dtype}", f"encode_{dtype}{suffix}"]
             elif suffix and memory.itemsize(dtype) == 2:
                 names.append(dtype + suffix)
@@ -54,7 +54,7 @@ class Fields:
     @property
     def element_bytes(self):
         """Bytes that an update of one element reads and writes."""
-        sizes = {n: memory.itemsize(held_as(d)) for n, d in self.dtypes.items()}
+        sizes = {n: memory.itemsize(storage_dtype(d)) for n, d in self.dtypes.items()}
         read = [n for n in self.names if not (n == "w" and "master" in self.names)]
         return sum(sizes[n] for n in (*read, *self.written, *["g"] * ("zeroed" in self.options)))
 
@@ -97,13 +97,13 @@ class Fields:
             lines += [f"h_{n} = sqrt(load_sum(norms_at, {k}))" for k, n in enumerate(NORMS)]
         if self._prepares:
             for option, (name, dtype) in PREPARING.items():
-                value = f"load_{dtype}({around(name)}, 0)" if option in self.options else "zero"
+                value = f"load_{dtype}({context_address(name)}, 0)" if option in self.options else "zero"
                 lines.append(f"{name} = {value}")
         if self.at_random:
-            lines.append(f"step = load_int64({around('steps')}, 0)")
+            lines.append(f"step = load_int64({context_address('steps')}, 0)")
             lines += [f"key_{n} = keyed(key_at, step, {self.names.index(n)})" for n in self.at_random]
         codes = f"((load_int64(row, 0) + {EACH - 1}) >> {EACH.bit_length() - 1}) * {EACH}"
-        lines += [f"{n}_scales = {n}_at + {codes}" for n in self.coded]
+        lines += [f"{n}_scales = {n}_at + {codes}" for n in self.quantized]
         return "\n".join(lines)
 
     def item(self, columns, most, skip, norms=True):
@@ -121,12 +121,12 @@ class Fields:
     def load(self, name, index):
         """The value of an element."""
         dtype = self.dtypes[name]
-        if dtype in CODED:
+        if dtype in QUANTIZED:
             return f"decode_{dtype}(load_uint8({name}_at, {index}), {name}_scale)"
         return f"load_{dtype}({name}_at, {index})"
 
     def encode(self, name, value, index):
-        """A coded state's new value as its code."""
+        """A quantized state's new value as its code."""
         random = [f"random(key_{name}, {index})"] if name in self.at_random else []
         suffix = "_at_random" if random else ""
         return f"encode_{self.dtypes[name]}{suffix}({', '.join([value, f'{name}_scale', *random])})"
@@ -141,7 +141,7 @@ class Fields:
         return lines, {n: self._narrowed(n, stored[n], index) for n in self.written}
 
     def _narrowed(self, name, value, index):
-        if name not in self.at_random or name in self.coded:
+        if name not in self.at_random or name in self.quantized:
             return value
         return f"{self.dtypes[name]}_at_random({value}, random(key_{name}, {index}))"
 
@@ -190,16 +190,16 @@ class Fields:
         return [f"store_{self.dtypes['g']}{suffix}(g_at, {index}, {value})"] if "zeroed" in self.options else []
 
 
-def held_as(dtype):
+def storage_dtype(dtype):
     """How memory holds it: codes are bytes."""
-    return "uint8" if dtype in CODED else dtype
+    return "uint8" if dtype in QUANTIZED else dtype
 
 
 def is_narrow(dtype):
     """Whether what is computed must be rounded to be held."""
-    return memory.itemsize(held_as(dtype)) < 4
+    return memory.itemsize(storage_dtype(dtype)) < 4
 
 
-def around(name):
-    """The text of one of the addresses AROUND."""
-    return f"load_int64(around, {AROUND.index(name)})"
+def context_address(name):
+    """The text of one of the addresses STEP_CONTEXT."""
+    return f"load_int64(context, {STEP_CONTEXT.index(name)})"

@@ -4,7 +4,7 @@ import re
 from string import Template
 
 from ..backend import generated, memory
-from .element import held_as
+from .element import storage_dtype
 
 HOMES = {"cpu": "gdgpu.kernels.backend.cpu", "cuda": "gdgpu.kernels.backend.cuda"}
 _KERNEL = re.compile(r"(?m)(^@jit\(.*\)\ndef .*:\n)((?:(?: .*)?\n)+)")
@@ -23,7 +23,7 @@ def fill(skeleton, **parts):
 def accessors(dtypes, sums, lanes=None):
     """Constants load_DTYPE and store_DTYPE (and …_lanes) of a generated module; load_sum for the dtype of sums."""
     constants = {}
-    for dtype in sorted({*map(held_as, dtypes), sums, "int64"}):
+    for dtype in sorted({*map(storage_dtype, dtypes), sums, "int64"}):
         for verb in ("load", "store"):
             constants[f"{verb}_{dtype}"] = f"{verb}({dtype!r})"
             if lanes and dtype != "int64":
@@ -33,7 +33,7 @@ def accessors(dtypes, sums, lanes=None):
 
 def lanes_of(dtypes):
     """Elements a thread takes at once: 16 bytes of the narrowest array."""
-    return max(memory.VECTOR_BYTES // memory.itemsize(held_as(d)) for d in dtypes)
+    return max(memory.VECTOR_BYTES // memory.itemsize(storage_dtype(d)) for d in dtypes)
 
 
 def stem(family, *parts):

@@ -5,7 +5,7 @@ The codes of a state are followed by its scales, one float32 for every 256 of th
 
 from ..backend import quantize
 from ..backend.limits import Limits
-from ..codegen.element import held_as
+from ..codegen.element import storage_dtype
 from ..codegen.module import fill
 
 EACH = quantize.CODES_PER_SCALE
@@ -72,7 +72,7 @@ while low < stop:
 
 
 def limits(states):
-    """What a kernel with this many coded states promises: the scale of each is read and written apart."""
+    """What a kernel with this many quantized states promises: the scale of each is read and written apart."""
     return Limits(threads=THREADS, narrow=2 * states)
 
 
@@ -84,7 +84,7 @@ def nbytes(n):
 
 def constants(fields, threads):
     """Constants of the module of an update; RESIDENT, threads that it must have room for, bounds its registers."""
-    states = len(fields.coded)
+    states = len(fields.quantized)
     if not states:
         return {"RESIDENT": None}
     turn = states * threads
@@ -98,9 +98,9 @@ def loop(fields, on_cpu, lanes, any_address):
 
 
 def _cpu(fields):
-    waits = {n: f"{k * EACH} + i - low" for k, n in enumerate(fields.coded)}
+    waits = {n: f"{k * EACH} + i - low" for k, n in enumerate(fields.quantized)}
     keep = {n: f"store_float32(scratch, {at}, {{}})" for n, at in waits.items()}
-    close = [f"store_float32({n}_scales, low // EACH, {n}_scale)" for n in fields.coded]
+    close = [f"store_float32({n}_scales, low // EACH, {n}_scale)" for n in fields.quantized]
     parts = {
         "open": _open(fields, "low"),
         "update": _update(fields, keep),
@@ -111,7 +111,7 @@ def _cpu(fields):
 
 
 def _cuda(fields, lanes, any_address):
-    waits = {n: f"fresh[{k * EACH} + i - low]" for k, n in enumerate(fields.coded)}
+    waits = {n: f"fresh[{k * EACH} + i - low]" for k, n in enumerate(fields.quantized)}
     own = "thread - thread % (EACH // LANES) + other"
     parts = {
         "any_address": any_address,
@@ -120,26 +120,26 @@ def _cuda(fields, lanes, any_address):
         **_lanes(fields, lanes),
         "open": _open(fields, "low"),
         "update": _update(fields, {n: f"{at} = {{}}" for n, at in waits.items()}),
-        "share": _lines(f"{_top(k, 'thread')} = top_{n}" for k, n in enumerate(fields.coded)),
+        "share": _lines(f"{_top(k, 'thread')} = top_{n}" for k, n in enumerate(fields.quantized)),
         "gather": _gather(fields, "other"),
         "scale": _lines(_scales(fields)),
         "encode": _encode(fields, waits),
-        "store_scale": _lines(f"store_float32({n}_scales, i // EACH, {n}_scale)" for n in fields.coded),
+        "store_scale": _lines(f"store_float32({n}_scales, i // EACH, {n}_scale)" for n in fields.quantized),
     }
     return fill(CUDA, **parts).rstrip()
 
 
 def _open(fields, index):
     """Lines that read the scales, and begin the search for the largest new value."""
-    scales = [f"{n}_scale = load_float32({n}_scales, {index} // EACH)" for n in fields.coded]
-    return _lines([*scales, *(f"top_{n} = np.int32(0)" for n in fields.coded)])
+    scales = [f"{n}_scale = load_float32({n}_scales, {index} // EACH)" for n in fields.quantized]
+    return _lines([*scales, *(f"top_{n} = np.int32(0)" for n in fields.quantized)])
 
 
 def _update(fields, keep):
     """Lines for element i; keep: name -> how a new value waits for its scale."""
     lines, stored = fields.new({n: fields.load(n, "i") for n in fields.names}, "i")
     lines += [f"store_{fields.dtypes[n]}({n}_at, i, {stored[n]})" for n in fields.plain] + fields.zero("i")
-    for n in fields.coded:
+    for n in fields.quantized:
         lines += [keep[n].format(stored[n]), f"top_{n} = top(top_{n}, {stored[n]})"]
     return _lines(lines)
 
@@ -150,26 +150,26 @@ def _encode(fields, waits):
 
 def _lanes(fields, lanes):
     """The parts that read and make new `lanes` elements from i on, and that write them."""
-    held = {n: held_as(d) for n, d in fields.dtypes.items()}
+    held = {n: storage_dtype(d) for n, d in fields.dtypes.items()}
     update, values = [f"{n} = load_{d}_lanes({n}_at, i)" for n, d in held.items()], {n: [] for n in fields.written}
     for k in range(lanes):
         old = {n: f"{n}[{k}]" for n in fields.names}
-        old |= {n: f"decode_{fields.dtypes[n]}({n}[{k}], {n}_scale)" for n in fields.coded}
+        old |= {n: f"decode_{fields.dtypes[n]}({n}[{k}], {n}_scale)" for n in fields.quantized}
         made, stored = fields.new(old, f"i + {k}", f"_{k}")
         update += [*made, *(f"to_{n}_{k} = {value}" for n, value in stored.items())]
-        update += [f"top_{n} = top(top_{n}, to_{n}_{k})" for n in fields.coded]
+        update += [f"top_{n} = top(top_{n}, to_{n}_{k})" for n in fields.quantized]
         for n in stored:
-            values[n].append(fields.encode(n, f"to_{n}_{k}", f"i + {k}") if n in fields.coded else f"to_{n}_{k}")
+            values[n].append(fields.encode(n, f"to_{n}_{k}", f"i + {k}") if n in fields.quantized else f"to_{n}_{k}")
     store = [f"store_{held[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in values.items()]
     return {"update_lanes": _lines(update), "store_lanes": _lines(store + fields.zero("i", lanes))}
 
 
 def _scales(fields):
-    return [f"{n}_scale = scale_{fields.dtypes[n]}(top_{n})" for n in fields.coded]
+    return [f"{n}_scale = scale_{fields.dtypes[n]}(top_{n})" for n in fields.quantized]
 
 
 def _gather(fields, thread):
-    return _lines(f"top_{n} = larger(top_{n}, {_top(k, thread)})" for k, n in enumerate(fields.coded))
+    return _lines(f"top_{n} = larger(top_{n}, {_top(k, thread)})" for k, n in enumerate(fields.quantized))
 
 
 def _top(k, thread):

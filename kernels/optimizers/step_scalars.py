@@ -3,8 +3,8 @@
 For each row (a parameter group): carried, scalars <- step(carried, values), all in float64; scalars are rounded to the
 dtype that the rule computes in. Running products, never powers: both devices then have the same bits.
 
-`around` is the address of a row of addresses (fields.AROUND), or 0. Where found_inf is set nothing changes; else, with
-`counts`, the count of completed steps grows by one.
+`context` is the address of a row of addresses (element.STEP_CONTEXT), or 0. Where found_inf is set nothing changes;
+else, with `counts`, the count of completed steps grows by one.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ from ..backend import threads
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
 from ..codegen import source
-from ..codegen.element import AROUND, around
+from ..codegen.element import STEP_CONTEXT, context_address
 from ..codegen.module import accessors, module, stem
 
 LIMITS = Limits(threads=256, streams=False, float64=True)
@@ -25,8 +25,8 @@ CPU = """
 $step
 
 @jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def advance(values, carried, scalars, around, counts, scratch, first, last):
-    if around != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
+def advance(values, carried, scalars, context, counts, scratch, first, last):
+    if context != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
         last = first
     for row in range(first, last):
         $advance
@@ -39,8 +39,8 @@ CUDA = """
 $step
 
 @jit("int64 int64 int64 int64 int64 int64", NAME, CODE)
-def advance(values, carried, scalars, around, counts, rows):
-    if around != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
+def advance(values, carried, scalars, context, counts, rows):
+    if context != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
         return
     row = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
     if row < rows:
@@ -56,8 +56,11 @@ def kernel(device, rule, sums):
     parts = {"step": "def rule():\n    return", "advance": ""}
     if rule:
         parts = {"step": source.rule_text(rule.step, {}), "advance": _advance(rule)}
-    parts |= {"found": f"around, {AROUND.index('found')}", "count": "store_int64(steps, 0, load_int64(steps, 0) + 1)"}
-    parts["count"] = f"steps = {around('steps')}\n" + parts["count"]
+    parts |= {
+        "found": f"context, {STEP_CONTEXT.index('found')}",
+        "count": "store_int64(steps, 0, load_int64(steps, 0) + 1)",
+    }
+    parts["count"] = f"steps = {context_address('steps')}\n" + parts["count"]
     constants = {"constant": "np.float64", "rounded": f"np.{sums}"} | accessors({"float64", "float32"}, sums)
     name = stem("advance", rule.name if rule else "count", sums)
     return module(name, device, CPU if device == "cpu" else CUDA, parts, constants).advance
@@ -75,9 +78,9 @@ def _advance(rule):
     return "\n".join([*read, f"{', '.join(given)}, = rule({', '.join(taken)})", *write])
 
 
-def launcher(device, compiled, values, carried, scalars, rows, around=0, counts=0):
-    """The launch that takes one step forward; values, carried, scalars and around are addresses."""
-    args = (values, carried, scalars, around, counts)
+def launcher(device, compiled, values, carried, scalars, rows, context=0, counts=0):
+    """The launch that takes one step forward; values, carried, scalars and context are addresses."""
+    args = (values, carried, scalars, context, counts)
     if device == "cpu":
         return threads.Launch(compiled, args, rows, 0)
     return compiled.prepare(-(-rows // BLOCK), BLOCK, *args, rows)

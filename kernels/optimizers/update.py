@@ -1,8 +1,8 @@
 """A rule over flat arrays: w, *state <- rule(w, g, *state, *hyper), every byte read once and written once.
 
 One call updates any number of tensors. `table` holds a row of int64 a tensor: (n, addresses of its hyperparameters, of
-w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element). `around`
-is the address of a row of addresses (fields.AROUND) for what the step does besides; 0 where that is nothing.
+w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element). `context`
+is the address of a row of addresses (fields.STEP_CONTEXT) for what the step does besides; 0 where that is nothing.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from ..backend import threads
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
-from ..codegen.element import Fields, around
+from ..codegen.element import Element, context_address
 from ..codegen.module import accessors, fill, lanes_of, module, stem
 from . import quantized_update
 
@@ -26,7 +26,7 @@ CPU = """
 $functions
 
 @jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64)")
-def update(table, items, chunk, around, scratch, first, last):
+def update(table, items, chunk, context, scratch, first, last):
     for item in range(first, last):
         $item
         $loop
@@ -41,7 +41,7 @@ CUDA = """
 $functions
 
 @jit("int64 int64 int64 int64", NAME, CODE, RESIDENT)
-def update(table, items, chunk, around):
+def update(table, items, chunk, context):
     item = cuda.blockIdx.x
     $item
     $loop
@@ -81,7 +81,7 @@ if load_float32($found, 0) == 1:
 def kernel(device, rule, flags, dtypes, options=()):
     """The kernel of a rule for "cpu" or "cuda": flags as ((name, bool), …), dtypes of (w, g, *rule.states), options
     some of fields.OPTIONS."""
-    fields = Fields(rule, dtypes, dict(flags), options)
+    fields = Element(rule, dtypes, dict(flags), options)
     lanes = lanes_of(dtypes)
     on_cpu = device == "cpu"
     parts = {
@@ -91,7 +91,7 @@ def kernel(device, rule, flags, dtypes, options=()):
     }
     constants = fields.constants | {"ROW_BYTES": 8 * (1 + len(fields.columns)), "LANES": lanes}
     constants |= accessors(dtypes, fields.sums, None if on_cpu else lanes) | quantized_update.constants(fields, BLOCK)
-    name = stem("update", rule.name, *rule.kept, *(f for f, on in flags if on), *options, *dtypes)
+    name = stem("update", rule.name, *rule.copies, *(f for f, on in flags if on), *options, *dtypes)
     return module(name, device, CPU if on_cpu else CUDA, parts, constants).update
 
 
@@ -99,12 +99,12 @@ def _skip(fields, text):
     if "found" not in fields.options:
         return ""
     zero = "".join(fields.zero("i")) or "pass"
-    return fill(text, found=around("found"), zero=zero).rstrip()
+    return fill(text, found=context_address("found"), zero=zero).rstrip()
 
 
 def _loop(fields, on_cpu, lanes):
     any_address = " | ".join(f"{n}_at" for n in fields.names)
-    if fields.coded:
+    if fields.quantized:
         return quantized_update.loop(fields, on_cpu, lanes, any_address)
     parts = {"update": fields.update()}
     if not on_cpu:
@@ -134,9 +134,9 @@ def plan(device, sizes):
     return Plan(np.stack([tensors, (np.arange(len(tensors)) - first) * chunk], axis=1), chunk)
 
 
-def launcher(device, compiled, table, items, chunk, nbytes, around=0):
+def launcher(device, compiled, table, items, chunk, nbytes, context=0):
     """The launch of a kernel over items; table and items are Buffers of that device."""
-    args = (table.address, items.address, chunk, around)
+    args = (table.address, items.address, chunk, context)
     if device == "cpu":
         return threads.Launch(compiled, args, len(items), nbytes, quantized_update.SCRATCH_BYTES, (table, items))
     return compiled.prepare(len(items), BLOCK, *args)

@@ -7,7 +7,7 @@ block that folded the last node of its columns.
 from functools import cache
 
 from ..backend import memory
-from ..codegen.element import Fields
+from ..codegen.element import Element
 from ..codegen.module import stem
 from . import reduce
 
@@ -16,12 +16,12 @@ from . import reduce
 def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
     """The fused kernel of a rule; dtypes of (w, *rule.states), g_dtype of G, whose sums have w's accumulator dtype."""
     sums = memory.accumulator(g_dtype)
-    fields = Fields(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))
+    fields = Element(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))
     return reduce.build(
         stem(
             "fused",
             rule.name,
-            *rule.kept,
+            *rule.copies,
             *(f for f, on in flags if on),
             "weighted" if weighted else "",
             g_dtype,

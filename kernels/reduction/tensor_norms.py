@@ -18,7 +18,7 @@ import numpy as np
 from ..backend.geometry import CUDA_SHARED
 from ..backend.limits import Limits
 from ..backend.quantize import CODES_PER_SCALE
-from ..codegen.element import Fields, around
+from ..codegen.element import Element, context_address
 from ..codegen.module import accessors, fill, lanes_of, module, stem
 from .norm_tree import CHUNK, GROUP, WIDTH
 from .tree import RADIX
@@ -47,7 +47,7 @@ $functions
 $fold
 
 @jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64)")
-def norms(table, items, job, around, scratch, first, last):
+def norms(table, items, job, context, scratch, first, last):
     sums = load_int64(job, 0)
     for item in range(first, last):
         $item
@@ -68,7 +68,7 @@ def norms(table, items, job, around, scratch, first, last):
         $store_totals
 
 @jit(CODE, "void(int64, int64, int64, int64, int64)")
-def finish(job, around, scratch, first, last):
+def finish(job, context, scratch, first, last):
     sums = load_int64(job, 0)
     nodes = load_int64(job, 1)
     for node in range(load_int64(job, 5 + load_int64(job, 4))):
@@ -83,7 +83,7 @@ $functions
 $fold
 
 @jit("int64 int64 int64 int64", NAME, CODE, RESIDENT)
-def norms(table, items, job, around):
+def norms(table, items, job, context):
     item = cuda.blockIdx.x
     sums = load_int64(job, 0)
     $item
@@ -168,7 +168,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
     It has `norms`, and on the CPU `finish`, which follows the last of the launches that share a job.
     """
     options = tuple(option for option in options if not (joint and option == "clip_norm"))
-    fields = Fields(rule, dtypes, dict(flags), options)
+    fields = Element(rule, dtypes, dict(flags), options)
     squares, names = ("u",), ("g",)
     if not joint:
         squares = ("w", "u")
@@ -180,7 +180,9 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
         "fold": FOLD,
         "item": fields.item(3, "GROUP", _skip(fields, on_cpu), norms=False),
         "clear_totals": "\n".join(f"total_{s} = zero" for s in squares),
-        "finish": fill(CLIP, max_norm=around("max_norm"), factor=around("factor")).rstrip() if joint else "pass",
+        "finish": fill(CLIP, max_norm=context_address("max_norm"), factor=context_address("factor")).rstrip()
+        if joint
+        else "pass",
     }
     constants = fields.constants | {
         "ROW_BYTES": 8 * (1 + len(fields.columns)),
@@ -206,7 +208,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
         }
         parts |= _cuda(fields, squares, names, lanes, chunks)
     name = stem(
-        "norms", "joint" if joint else "", rule.name, *rule.kept, *(f for f, on in flags if on), *options, *dtypes
+        "norms", "joint" if joint else "", rule.name, *rule.copies, *(f for f, on in flags if on), *options, *dtypes
     )
     return module(name, device, CPU if on_cpu else CUDA, parts, constants)
 
@@ -214,7 +216,7 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
 def _skip(fields, on_cpu):
     if "found" not in fields.options:
         return ""
-    return f"if load_float32({around('found')}, 0) == 1:\n    {'continue' if on_cpu else 'return'}"
+    return f"if load_float32({context_address('found')}, 0) == 1:\n    {'continue' if on_cpu else 'return'}"
 
 
 def _element(fields, squares, old, index, suffix=""):

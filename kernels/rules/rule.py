@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from ..codegen.language import NORMS
 from ..codegen.source import Source
 
-KEPT = ("master", "ema")  # what may be kept beside the weights: wider ones, and their moving average
+COPIES = ("master", "ema")  # what may be kept beside the weights: wider ones, and their moving average
 
 
 def _names(function):
@@ -51,7 +51,7 @@ class Rule:
     torch: dict = field(default_factory=dict)
     norm: Callable | None = None
     early: tuple = ()
-    kept: tuple = ()
+    copies: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.function.__name__)
@@ -60,7 +60,7 @@ class Rule:
     @property
     def states(self):
         """Names of all arrays beside w and g: what is kept, and the rule's state."""
-        return (*self.kept, *self.state)
+        return (*self.copies, *self.state)
 
     @cached_property
     def named(self):
@@ -68,9 +68,9 @@ class Rule:
         return {n: f"s{k}_{n}" for k, n in enumerate(self.state)}
 
     @property
-    def held(self):
+    def array_names(self):
         """What kernels call the arrays of `states`."""
-        return (*self.kept, *self.named.values())
+        return (*self.copies, *self.named.values())
 
     def code(self, name):
         """The kind of 8-bit codes, of codes.py, for the state of this name."""
@@ -94,7 +94,7 @@ class Rule:
         others = ("w", "g", *self.state, *(NORMS if self.norm else ()))
         names = (*self.parameters(self.norm), *self.parameters(self.function))
         own = dict.fromkeys(n for n in names if n not in others)
-        return (*own, *(("ema_decay", "ema_rest") if "ema" in self.kept else ()))
+        return (*own, *(("ema_decay", "ema_rest") if "ema" in self.copies else ()))
 
     @cached_property
     def taken(self):
@@ -128,6 +128,6 @@ def _names_in(tree):
 
 
 @cache
-def keeping(rule, kept):
-    """The rule with these names of KEPT beside its state."""
-    return replace(rule, kept=kept) if kept else rule
+def with_copies(rule, copies):
+    """The rule with these names of COPIES beside its state."""
+    return replace(rule, copies=copies) if copies else rule

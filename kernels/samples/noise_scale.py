@@ -1,7 +1,7 @@
 """The gradient noise scale of a batch, from the mean and the variance of its samples: sums over all their elements.
 
 trace is the sum of the variances, square that of the squares of the means, both in the tree of norms.py, for all
-tensors together. `table` holds a row a tensor: its size, the addresses of mean and variance; `around` the number of
+tensors together. `table` holds a row a tensor: its size, the addresses of mean and variance; `context` the number of
 samples and where the scale goes.
 """
 
@@ -34,8 +34,8 @@ variance_at = load_int64(row, 2)
 FINISH = """
 place = 2 * load_int64(nodes, 3 * load_int64(job, 5 + load_int64(job, 4)) - 1)
 trace = load_sum(sums, place)
-true_square = load_sum(sums, place + 1) - trace / sum_type(load_int64(around, 0))
-store_sum(load_int64(around, 1), 0, trace / true_square)
+true_square = load_sum(sums, place + 1) - trace / sum_type(load_int64(context, 0))
+store_sum(load_int64(context, 1), 0, trace / true_square)
 """.strip()
 
 
@@ -121,16 +121,16 @@ class Noise:
     def __init__(self, device, xp, sums, rows, sizes, means, variances, out):
         tree = _tree(tuple(sizes))
         self.device, self.sums, self.nbytes = device, sums, 2 * sum(sizes) * memory.itemsize(sums)
-        self.held, self.counter = xp.empty(2 * tree.places, sums), xp.zeros(1, np.int32)
+        self.roots, self.counter = xp.empty(2 * tree.places, sums), xp.zeros(1, np.int32)
         self.table = Buffer(xp, np.array([*zip(sizes, means, variances, strict=True)], np.int64))
         self.items, self.nodes = Buffer(xp, tree.items), Buffer(xp, tree.nodes)
-        at = address_of(self.held), self.nodes.address, address_of(self.counter)
-        self.job, self.around = Buffer(xp, tree.job(*at, len(tree.items))), Buffer(xp, np.array([rows, out], np.int64))
+        at = address_of(self.roots), self.nodes.address, address_of(self.counter)
+        self.job, self.context = Buffer(xp, tree.job(*at, len(tree.items))), Buffer(xp, np.array([rows, out], np.int64))
 
     def launch(self):
         """The scale of what the means and variances hold by then; on CUDA it does not wait."""
         compiled, count = kernels(self.device, self.sums), len(self.items)
-        args = (self.table.address, self.items.address, self.job.address, self.around.address)
+        args = (self.table.address, self.items.address, self.job.address, self.context.address)
         if self.device == "cuda":
             compiled.norms.launch(count, BLOCK, *args)
         else:

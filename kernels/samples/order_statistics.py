@@ -20,7 +20,7 @@ from ..reduction.tree import RADIX, SEGMENT, levels
 CPU_CACHE = 1 << 19  # bytes of a tile, which stays in the second cache while its bits are found
 CPU_COLUMNS = 1 << 6, 1 << 10  # of a tile, at least and at most
 CPU_UNROLL = 16, 1  # rows that the CPU counts in one pass over the columns
-CUDA_HELD = 35 << 10  # bytes in which a block holds its columns; if they do not fit, they are read for every bit
+CUDA_RESIDENT = 35 << 10  # bytes in which a block holds its columns; if they do not fit, they are read for every bit
 CUDA_COLUMNS = 32, 16, 8  # of a block; 8 are still a sector of memory
 # A number at a time, most of them from shared memory or from the second cache.
 LIMITS = Limits(threads=1024, streams=False)
@@ -342,7 +342,7 @@ def kernel(device, family, g_dtype, held=True):
         "SEGMENT": SEGMENT,
         "SHIFT": tree.SHIFT,
         "THREADS": CUDA_THREADS,
-        "HELD": CUDA_HELD // size,
+        "HELD": CUDA_RESIDENT // size,
         "NODES": RADIX * CUDA_COLUMNS[0],
         "LEVELS": DEPTH * CUDA_COLUMNS[0],
         "DEPTH": DEPTH,
@@ -375,7 +375,7 @@ def between(device, family, g_dtype, rows, columns, G, stride, low, high, out):
         compiled = kernel(device, family, g_dtype)
         threads.run(compiled, (G, stride, rows, columns, tile, *ends), -(-columns // tile), nbytes, scratch_bytes)
         return
-    X = next((X for X in CUDA_COLUMNS if X * rows * sums.itemsize <= CUDA_HELD), 0)
+    X = next((X for X in CUDA_COLUMNS if X * rows * sums.itemsize <= CUDA_RESIDENT), 0)
     compiled, X = kernel(device, family, g_dtype, held=bool(X)), X or CUDA_COLUMNS[0]
     X = min(X, BLOCK)
     compiled.launch(-(-columns // X), (X, BLOCK // X), G, stride, rows, columns, *ends)

@@ -301,12 +301,12 @@ class SampleNorms:
             module = kernels(self.device, dtype, self.clips)
             if self.device == "cuda":
                 args = (table.address, job.address, sums, counters, rows, each, parts, sum(counts), out, weights, most)
-                launches.append(module.norms.prepare(groups * parts, BLOCK, *args, counters=self.counters, held=self))
+                launches.append(module.norms.prepare(groups * parts, BLOCK, *args, counters=self.counters, keeps=self))
             else:
                 nbytes = rows * sum(self.columns[k] for k in tensors) * memory.itemsize(dtype)
                 args = table.address, job.address, sums
-                launches.append(threads.Launch(module.squares, args, rows * len(items), nbytes, held=self))
+                launches.append(threads.Launch(module.squares, args, rows * len(items), nbytes, keeps=self))
         if self.device == "cpu":
             args, nbytes = (job.address, sums, out, weights, most), rows * self.places * size
-            launches.append(threads.Launch(module.finish, args, rows, nbytes, held=self))
+            launches.append(threads.Launch(module.finish, args, rows, nbytes, keeps=self))
         return launches

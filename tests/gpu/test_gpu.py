@@ -306,18 +306,18 @@ def test_counters_that_were_left_wrong_are_found(stream):
     w, G = cupy.zeros(3, "float32"), cupy.ones((33_000, 3), "float32")
     run = gdgpu.Momentum(w, lr=0.1).bind_samples(G)
     run()
-    [launch] = [launch for launch in run._launches.kept.values() if isinstance(launch, launches.Samples)]
+    [launch] = [launch for launch in run._launches.parts.values() if isinstance(launch, launches.Samples)]
     counters = launch.reduction.counters
     for _ in range(2 * buffers.LAUNCHES):
         run()
         stream.synchronize()
-    assert not counters.held.get().any()
-    counters.held[0] = 1
+    assert not counters.array.get().any()
+    counters.array[0] = 1
     with pytest.raises(RuntimeError, match="trust no result"):
         for _ in range(2 * buffers.LAUNCHES + 1):
             run()
             stream.synchronize()
-    assert not counters.held.get().any()
+    assert not counters.array.get().any()
 
 
 @every_optimizer

@@ -80,10 +80,10 @@ def test_a_buffer_changes_in_place_in_the_order_of_the_stream(xp):
     address = buffer.address
     for k in range(11, 15):
         buffer.set(np.full((2, 3), k))
-        assert (np.asarray(buffer.held) != k).all()  # the device has not come to it yet
+        assert (np.asarray(buffer.array) != k).all()  # the device has not come to it yet
         xp.stream.flush()
-        assert (np.asarray(buffer.held) == k).all()
-    assert buffer.address == address == buffer.held.data.ptr
+        assert (np.asarray(buffer.array) == k).all()
+    assert buffer.address == address == buffer.array.data.ptr
     slots = [next(buffer._staging)[1] for _ in range(2)]
     assert [(event.waited, event.recorded) for event in slots] == [(2, 2)] * 2  # filled in turn, never while in use
 
@@ -103,7 +103,7 @@ def test_a_change_while_a_graph_is_recorded_is_refused_and_forgotten(xp):
     xp.stream.capturing = False
     buffer.set(np.arange(3) + 1)
     xp.stream.flush()
-    assert np.array_equal(buffer.held, [1, 2, 3])
+    assert np.array_equal(buffer.array, [1, 2, 3])
 
 
 def test_nothing_is_laid_out_while_a_graph_is_recorded(xp):
@@ -131,12 +131,12 @@ def test_counters_that_a_launch_left_wrong_are_found_and_the_next_call_says_so(x
     counters.get(3)
     launched(counters, xp.stream, 3 * buffers.LAUNCHES)  # as they should be
     buffers.raise_fault()
-    counters.held[1] = 2
+    counters.array[1] = 2
     launched(counters, xp.stream, 2 * buffers.LAUNCHES)
     with pytest.raises(RuntimeError, match=f"trust no result of its last {2 * buffers.LAUNCHES} calls"):
         buffers.raise_fault()
     buffers.raise_fault()  # once
-    assert not np.asarray(counters.held).any()
+    assert not np.asarray(counters.array).any()
     launched(counters, xp.stream, 3 * buffers.LAUNCHES)
     buffers.raise_fault()
 
@@ -145,7 +145,7 @@ def wrong_and_not_seen(xp):
     """Counters of which one is wrong; the device comes to nothing, so that no copy of them is there to be read."""
     counters = buffers.Counters(xp)
     counters.get(3)
-    counters.held[1] = 2
+    counters.array[1] = 2
     for _ in range(5 * buffers.LAUNCHES):
         counters.launching()
     return counters
@@ -186,15 +186,15 @@ def test_counters_that_grew_are_looked_at_where_they_are(xp):
     retired = []
     counters = buffers.Counters(xp, retired.append)
     counters.get(3)
-    first = counters.held
+    first = counters.array
     launched(counters, xp.stream, buffers.LAUNCHES)
     counters.get(500)
     assert len(retired) == 1 and retired[0] is first
-    counters.held[499] = 1
+    counters.array[499] = 1
     launched(counters, xp.stream, 3 * buffers.LAUNCHES)
     with pytest.raises(RuntimeError, match="trust no result"):
         buffers.raise_fault()
-    assert len(counters.held) == 500 and not np.asarray(counters.held).any()
+    assert len(counters.array) == 500 and not np.asarray(counters.array).any()
 
 
 def test_scratch_that_grew_is_kept_for_launches_that_read_it(xp):

@@ -8,7 +8,7 @@ import pytest
 
 import gdgpu
 from gdgpu.kernels.rules.table import RULES
-from support import own_rules
+from support import user_rules
 from support.checks import refused
 from support.covering import usual
 from support.optimizers import OPTIMIZERS, make, rule_of
@@ -28,7 +28,7 @@ def by_largest(w, g, mean, largest, lr):
     return w - lr * mean / largest, mean, largest
 
 
-OWN = {rule.rule.name: rule for rule in (own_rules.heavy_ball, own_rules.debiased, by_largest)}
+OWN = {rule.rule.name: rule for rule in (user_rules.heavy_ball, user_rules.debiased, by_largest)}
 LABELS = [*(label for label in OPTIMIZERS if rule_of(label).state and not rule_of(label).early), *OWN]
 CASES = [(label, rounding) for label in LABELS for rounding in ROUNDINGS]
 FEW = [(label, "stochastic") for label in ("Momentum", "Adam", "Adamax", "Adadelta", "by_largest")] + [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gdgpu
-from gdgpu.kernels.codegen.element import Fields
+from gdgpu.kernels.codegen.element import Element
 from gdgpu.kernels.rules.table import RULES
 from support.arrays import arrays, copies
 from support.bits import unaligned
@@ -13,16 +13,18 @@ from support.covering import usual
 from support.optimizers import OPTIMIZERS, make, rule_of, snapshot
 from support.quantised import rounded
 from support.references import assert_same_bits, dtype_of
-from support.skeletons import coded_skeleton, one_of_each, skeleton
+from support.skeletons import one_of_each, quantized_skeleton, skeleton
 
 SHAPES = ((300,), (7, 9), (), (0,))
 SIZES = ((1,), (255,), (256,), (257,), (5, 0), (65_536 + 3,))
 STATES = ("float32", "bfloat16", "uint8")
-CODED = [label for label in OPTIMIZERS if not rule_of(label).early]  # 8 bits are not for states of two phases
-STORED = [(label, d) for d in STATES[1:] for label in (CODED if d == "uint8" else OPTIMIZERS)]
+QUANTIZED = [label for label in OPTIMIZERS if not rule_of(label).early]  # 8 bits are not for states of two phases
+STORED = [(label, d) for d in STATES[1:] for label in (QUANTIZED if d == "uint8" else OPTIMIZERS)]
 # Every skeleton: what rounds a state, and whether it is negative, depends on the states alone.
 FEW = one_of_each(skeleton)
-FEW_STORED = [(label, "bfloat16") for label in FEW] + [(label, "uint8") for label in one_of_each(coded_skeleton, CODED)]
+FEW_STORED = [(label, "bfloat16") for label in FEW] + [
+    (label, "uint8") for label in one_of_each(quantized_skeleton, QUANTIZED)
+]
 MASTERS = [(label, "bfloat16") for label in OPTIMIZERS] + [("Momentum", "float16"), ("Adam", "float16")]
 FEW_MASTERS = [(label, dtype) for label, dtype in MASTERS if label in FEW and (label, dtype) != ("Adam", "bfloat16")]
 
@@ -151,7 +153,7 @@ def test_bytes_of_state(label, state_dtype):
     n = 256 * 40
     optimizer = make(label, arrays(((n,),), ["float32"], 1), state_dtype=state_dtype)
     each = {"bfloat16": 2, "uint8": 1 + 4 / 256}[state_dtype]
-    assert [state.held.nbytes for state in optimizer._state[0]] == [n * each] * len(optimizer.groups[0].rule.state)
+    assert [state.array.nbytes for state in optimizer._state[0]] == [n * each] * len(optimizer.groups[0].rule.state)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_bytes_of_state(label, state_dtype):
     [(("float32",) * 3, 20), (("float32", "bfloat16", "signed8"), 12), (("bfloat16", "bfloat16", "bfloat16"), 10)],
 )
 def test_bytes_that_a_step_of_momentum_moves(dtypes, nbytes):
-    assert Fields(RULES["momentum"], dtypes, {}).element_bytes == nbytes
+    assert Element(RULES["momentum"], dtypes, {}).element_bytes == nbytes
 
 
 BAD = {"state_dtype": ("float16", "int8", 8), "rounding": ("up", True), "seed": (-1, 0.5), "master": (1, "float32")}

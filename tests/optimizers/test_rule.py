@@ -22,8 +22,8 @@ from gdgpu.machine_code import gate
 from support import ROOT, covering
 from support.compiling import compiles
 from support.covering import cover, usual
-from support.own_rules import awkward, debiased, heavy_ball, plain
 from support.references import DTYPES, assert_same_bits, bits, run_rule, samples
+from support.user_rules import awkward, debiased, heavy_ball, plain
 
 EXAMPLE = ROOT / "examples" / "own_rule.py"
 
@@ -144,8 +144,8 @@ def test_the_simulator_has_the_bits_of_the_cpu(tmp_path, python, monkeypatch):
 
 def test_the_class_is_the_functions():
     assert (
-        issubclass(heavy_ball, gdgpu.optimizers.rule.OwnRule)
-        and repr(heavy_ball) == "<class 'support.own_rules.heavy_ball'>"
+        issubclass(heavy_ball, gdgpu.optimizers.rule.UserRule)
+        and repr(heavy_ball) == "<class 'support.user_rules.heavy_ball'>"
     )
     assert heavy_ball.__doc__ == "Momentum, once more." and pickle.loads(pickle.dumps(heavy_ball)) is heavy_ball
     assert debiased.rule.nonnegative == ("square",)

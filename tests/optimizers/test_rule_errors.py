@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gdgpu
-from support.own_rules import debiased, heavy_ball
+from support.user_rules import debiased, heavy_ball
 
 # argument: what is said of it
 BAD_ARGUMENTS = {

@@ -124,7 +124,7 @@ def refuse(self):
     return call(self)
 def counted(self, count):
     address = get(self, count + 1)
-    self.held[-1] = 1
+    self.array[-1] = 1
     return address
 """
 

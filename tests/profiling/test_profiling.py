@@ -143,7 +143,7 @@ def test_a_ratio_is_of_turns_side_by_side():
         (128 << 20, 1 << 40, 32 << 20, 32),  # four times the L2
         (50 << 20, 1 << 30, 64 << 20, 3),  # what fits, with four contenders, in 80 % of the memory
         (50 << 20, 1 << 20, 1 << 30, 1),
-        (50 << 20, 1 << 40, 1000, harness.MOST_SETS),
+        (50 << 20, 1 << 40, 1000, harness.MAX_SETS),
     ],
 )
 def test_sets_are_out_of_reach_of_the_cache(cuda, l2, memory, nbytes, sets):

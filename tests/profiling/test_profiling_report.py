@@ -31,7 +31,7 @@ SMALL = ("momentum/3x1000", "momentum/7-mixed", "adam/3x1000", "reduce/70x33", "
 def quick(monkeypatch):
     """Measuring takes milliseconds, and means nothing."""
     gc.freeze()  # each case ends with a collection, which need not go through what torch and Numba have left
-    monkeypatch.setattr(harness, "MOST_SETS", 3)
+    monkeypatch.setattr(harness, "MAX_SETS", 3)
     monkeypatch.setattr(harness, "clock", lambda device: harness.CpuClock(seconds=0.0))
     monkeypatch.setattr(harness, "copy_gbs", lambda device: 12.5)
 

@@ -66,7 +66,7 @@ def schedule(steps):
 def snapshot(optimizer):
     """Everything that a step, an assignment or loading may change; arrays as bytes, state as it is held."""
     params = [np.asarray(v.owner).tobytes() for v in optimizer._views]
-    state = [[held.held.tobytes() for held in states] for states in optimizer._state]
+    state = [[held.array.tobytes() for held in states] for states in optimizer._state]
     products = {s.key: s.carried.tolist() for s in optimizer._scalars.values() if s.rule.carried}
     rates = [group.lr for group in optimizer.groups]
     return params, state, products, optimizer.steps, rates, optimizer.state_dict()["hyper"]

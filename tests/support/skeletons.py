@@ -10,7 +10,7 @@ def skeleton(rule):
     return bool(rule.norm), *(name in rule.early for name in rule.state)
 
 
-def coded_skeleton(rule):
+def quantized_skeleton(rule):
     """The same where state is in 8 bits."""
     return skeleton(rule), *(rule.code(name) for name in rule.state)
 

@@ -136,7 +136,7 @@ class Codegen:
 
 @pytest.mark.parametrize("name", (*numba_cache.SETTINGS, "a processor", "a feature", "a signature", "numba", "Python"))
 def test_machine_code_of_another_setting_is_another_file(tmp_path, monkeypatch, name):
-    path = numba_cache.Kept(tmp_path / "kernel", load)._path
+    path = numba_cache.NumbaCache(tmp_path / "kernel", load)._path
     before = path("int64(int64)", Codegen("x86_64", "znver3", "+avx2"))
     assert path("int64(int64)", Codegen("x86_64", "znver3", "+avx2")) == before
     signature, magic = "int64(int64)", ["x86_64", "znver3", "+avx2"]

@@ -38,9 +38,9 @@ def test_a_step_is_one_launch_of_a_table_of_addresses(count, stub):
     params, grads = tensors(count)
     optimizer = gdgpu.Momentum([{"params": params[:3], "lr": 0.5}, {"params": params[3:]}], 0.25)
     optimizer.step([grads[:3], grads[3:]])
-    [(name, grid, stream, (table, items, chunk, around))] = stub.launched
+    [(name, grid, stream, (table, items, chunk, context))] = stub.launched
     assert name == "update_momentum_float32" and stream == 11
-    assert around == 0 and grid == [count, 1, 1, geometry.CUDA_THREADS, 1, 1, 0]
+    assert context == 0 and grid == [count, 1, 1, geometry.CUDA_THREADS, 1, 1, 0]
     states = [v for part in optimizer.state_dict()["state"] for v in part["velocity"]]
     assert len(states) == count
     for k in range(count):
@@ -61,7 +61,7 @@ def test_adam_is_two_launches_whatever_the_groups(stub):
 
 
 @pytest.mark.parametrize(
-    ("name", "around", "launched"),
+    ("name", "context", "launched"),
     [
         ("Momentum", {"grad_scale": 2.0, "clip_value": 1.0, "zero_grads": True}, ["update"]),
         ("Momentum", {"clip_norm": 1.0}, ["norms", "update"]),
@@ -72,9 +72,9 @@ def test_adam_is_two_launches_whatever_the_groups(stub):
         ("LAMB", {}, ["advance", "norms", "update"]),
     ],
 )
-def test_what_surrounds_a_step_takes_few_launches(name, around, launched, stub, stand_in):
+def test_what_surrounds_a_step_takes_few_launches(name, context, launched, stub, stand_in):
     params, grads = tensors(10)
-    getattr(gdgpu, name)(params, 0.1).step(grads, **around)
+    getattr(gdgpu, name)(params, 0.1).step(grads, **context)
     assert [launch[0].partition("_")[0] for launch in stub.launched] == launched
 
 

@@ -17,10 +17,10 @@ VALUES = {
     "positive8": (0.9, 0.1, 0.003),
     "unsigned8": (0.9, 0.1, 0.003, 1.1e-5),
 }
-CODED = ("signed8", "positive8", "unsigned8")
+QUANTIZED = ("signed8", "positive8", "unsigned8")
 
 
-@gdgpu.rule(state=CODED, nonnegative=("positive8",), squares=("unsigned8",))
+@gdgpu.rule(state=QUANTIZED, nonnegative=("positive8",), squares=("unsigned8",))
 def hand_on(w, g, signed8, positive8, unsigned8, lr):
     return w, g, g, g
 
@@ -51,7 +51,7 @@ def grid_for(kind):
 def test_random_rounding_is_right_in_the_mean(kind, x):
     values = np.full(N, x, np.float32)
     where = slice(None)
-    if kind in CODED:  # others of the block say what its scale is
+    if kind in QUANTIZED:  # others of the block say what its scale is
         values[::BLOCK], where = 1, np.arange(N) % BLOCK > 0
     x = np.float64(np.float32(x))
     found = stored(kind, values)[where].astype(np.float64)
@@ -88,7 +88,7 @@ def test_to_nearest_as_numpy_has_it(dtype):
 @pytest.mark.parametrize("kind", VALUES)
 def test_random_rounding_gives_a_neighbour(kind):
     values = hard_to_round(kind)
-    if kind in CODED:
+    if kind in QUANTIZED:
         values = np.resize(values, (len(values) // BLOCK, BLOCK))
         values[:, 0] = 1
         values = values.reshape(-1)
@@ -105,7 +105,7 @@ def test_what_is_not_finite(rounding):
     bad = np.array([np.inf, -np.inf, np.nan], np.float32)
     for kind in SHORT:
         assert_same_bits(stored(kind, bad, rounding), bad)
-    for kind in CODED:
+    for kind in QUANTIZED:
         for x in bad:
             values = np.ones(3 * BLOCK, np.float32)
             values[BLOCK + 5] = x

@@ -19,7 +19,7 @@ from gdgpu.kernels.codegen.element import OPTIONS
 from gdgpu.kernels.models import linear, losses
 from gdgpu.kernels.optimizers import update
 from gdgpu.kernels.reduction import reduce_update, tensor_norms
-from gdgpu.kernels.rules.rule import keeping
+from gdgpu.kernels.rules.rule import with_copies
 from gdgpu.kernels.rules.table import RULES
 from support import covering, skeletons
 
@@ -27,7 +27,7 @@ from support import covering, skeletons
 OWN = re.compile(r"@device\ndef (?:rule|norm|residuals)\(.*?(?=\n\n|\Z)", re.DOTALL)
 DEVICES = "cpu", "cuda"
 STORED = None, "bfloat16", "uint8"  # the dtype of state; None: that of the sums
-KEPT = (), ("master",), ("ema",), ("master", "ema")
+COPIES = (), ("master",), ("ema",), ("master", "ema")
 W_AND_G = [(w, g) for w, g in itertools.product(DTYPES, DTYPES) if accumulator(w) == accumulator(g)]
 
 
@@ -70,7 +70,7 @@ def skeleton(text, rule):
 @cache
 def updates():
     """(dtypes of w and g, kept, dtype of state, options): all dtypes, and all pairs; with --full all threes."""
-    values = W_AND_G, KEPT, STORED, *[(False, True)] * len(OPTIONS)
+    values = W_AND_G, COPIES, STORED, *[(False, True)] * len(OPTIONS)
     chosen = covering.some(list(itertools.product(*values)), together=3 if covering.FULL else 2)
     mixed = [(*case[:3], tuple(itertools.compress(OPTIONS, case[3:]))) for case in chosen]
     return [(dtypes, (), None, ()) for dtypes in W_AND_G] + mixed
@@ -89,7 +89,7 @@ def built(rule, flags):
         dtypes, kept, stored, options = case
         if rule.early and stored == "uint8":  # has no kernel
             continue
-        ours, stores = keeping(rule, kept), held(rule, dtypes, kept, stored)
+        ours, stores = with_copies(rule, kept), held(rule, dtypes, kept, stored)
         for device in DEVICES:
             yield (device, case), update.kernel, (device, ours, flags, stores, options)
             if rule.norm:
@@ -128,10 +128,10 @@ def test_a_kernel_is_a_skeleton_and_a_rule_that_do_not_depend_on_each_other(grou
 def test_the_two_dtypes_of_16_bits_have_the_same_skeletons(device, text_of):
     """Of the same size, they are loaded and stored by functions of their names, and rounded at random by others."""
     for rule, flags in ((rule, flags_of(rule)[0]) for rule in RULES.values()):
-        for kept, options in itertools.product(KEPT, ((), OPTIONS)):
+        for kept, options in itertools.product(COPIES, ((), OPTIONS)):
             stores = [held(rule, (dtype, dtype), kept, None) for dtype in ("bfloat16", "float16")]
             bfloat16, float16 = (
-                text_of(update.kernel, device, keeping(rule, kept), flags, each, options) for each in stores
+                text_of(update.kernel, device, with_copies(rule, kept), flags, each, options) for each in stores
             )
             assert bfloat16.replace("bfloat16", "float16") == float16
 

@@ -14,7 +14,8 @@ from gdgpu import fma as multiply_add
 from gdgpu.kernels.backend import disk, generated
 from gdgpu.kernels.catalogue import flags_of
 from gdgpu.kernels.codegen import source
-from gdgpu.kernels.rules.table import RULES, Rule
+from gdgpu.kernels.rules.rule import Rule
+from gdgpu.kernels.rules.table import RULES
 from support import ROOT
 from support.covering import usual
 from support.references import DTYPES, assert_same_bits, dtype_of, samples, sums_of
@@ -180,15 +181,15 @@ def test_what_flags_decide_is_decided(up, down):
     assert "True" not in text and "False" not in text and ("if" in text) == (not up and not down)
 
 
-def own_returns(w, g, v):
+def rule_returns(w, g, v):
     return (w,)
 
 
 def test_the_number_of_returned_values():
-    assert "return w" in source.rule_text(own_returns, {}, returns=("w",))
-    expected = rf"\Arule: own_returns, {re.escape(__file__)}:\d+: returns 1 value, expected 2: w, v\Z"
+    assert "return w" in source.rule_text(rule_returns, {}, returns=("w",))
+    expected = rf"\Arule: rule_returns, {re.escape(__file__)}:\d+: returns 1 value, expected 2: w, v\Z"
     with pytest.raises(TypeError, match=expected):
-        source.rule_text(own_returns, {}, returns=("w", "v"))
+        source.rule_text(rule_returns, {}, returns=("w", "v"))
 
 
 def test_every_rule_of_the_table_returns_what_it_says():

@@ -34,9 +34,9 @@ def clipped(grads, clip_norm=C):
     params = [np.zeros_like(g) for g in grads]
     optimizer = gdgpu.SGD(params, 1.0)
     optimizer.step(grads, clip_norm=clip_norm)
-    clip = optimizer._launches.kept["clip"]
+    clip = optimizer._launches.parts["clip"]
     [root] = clip.tree.roots
-    return params, clip.held[root], clip.factor[0]
+    return params, clip.sums_of_squares[root], clip.factor[0]
 
 
 def assert_clipped(grads, clip_norm=C):

@@ -69,7 +69,7 @@ def run_large(name):
 
 
 AT_RANDOM = {"rounding": "stochastic", "seed": 3}
-KEPT = {  # what is kept, and how: dtype of the parameters, arguments of the optimizer
+COPIES = {  # what is kept, and how: dtype of the parameters, arguments of the optimizer
     "master": ("float16", {"master": True}),
     "ema": ("float32", {"ema": 0.9}),
     "master, ema": ("bfloat16", {"master": True, "ema": 0.9}),
@@ -89,7 +89,7 @@ OPTIMIZERS = {  # the arguments of each
     "LARS": {"weight_decay": 0.01},
     "LAMB": {"weight_decay": 0.01},
 }
-AROUND = {
+STEP_CONTEXT = {
     "scaled": {"grad_scale": 8.0},
     "clipped by value": {"clip_value": 0.5},
     "clipped by norm": {"clip_norm": 1.0},
@@ -111,23 +111,28 @@ def cases():
         if rule.norm:
             yield from _norms(rule)
     yield "norms/more chunks than a node has", run_large, ("LARS",)
-    for kept, (dtype, common) in KEPT.items():
+    for kept, (dtype, common) in COPIES.items():
         for name in OPTIMIZERS if kept in WITH_ALL else ("Momentum", "Adam"):
             if (name, common.get("state_dtype")) != ("LAMB", "uint8"):
                 yield f"kept/{name}/{kept}", run_steps, (name, dtype, {}), OPTIMIZERS[name] | common
-    for around, asked in AROUND.items():
-        yield f"around/Momentum/{around}", run_steps, ("Momentum", "float32", asked)
+    for context, asked in STEP_CONTEXT.items():
+        yield f"grad_scaling/Momentum/{context}", run_steps, ("Momentum", "float32", asked)
     for name, asked in itertools.product(("Adam", "LARS", "LAMB"), (ALL, ALL | {"found_inf": True})):
         yield (
-            f"around/{name}/all{', skipped' * asked['found_inf']}",
+            f"grad_scaling/{name}/all{', skipped' * asked['found_inf']}",
             run_steps,
             (name, "float32", asked),
             OPTIMIZERS[name],
         )
-    yield "around/Momentum/all in float64", run_steps, ("Momentum", "float64", ALL)
-    everything = KEPT["state in 8 bits at random"][1] | KEPT["master, ema"][1]
+    yield "grad_scaling/Momentum/all in float64", run_steps, ("Momentum", "float64", ALL)
+    everything = COPIES["state in 8 bits at random"][1] | COPIES["master, ema"][1]
     for name in ("Momentum", "Adam"):
-        yield f"around/{name}/all, and all kept", run_steps, (name, "bfloat16", ALL), OPTIMIZERS[name] | everything
+        yield (
+            f"grad_scaling/{name}/all, and all kept",
+            run_steps,
+            (name, "bfloat16", ALL),
+            OPTIMIZERS[name] | everything,
+        )
 
 
 def _norms(rule):

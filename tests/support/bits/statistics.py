@@ -30,13 +30,13 @@ def run_moments(dtype, shapes, move=lambda G: G):
     return [*means, *variances, scale]
 
 
-def run_ranks(name, arguments, dtype, B, P, held=order_statistics.CUDA_HELD):
+def run_ranks(name, arguments, dtype, B, P, held=order_statistics.CUDA_RESIDENT):
     """Held in shared memory, on CUDA, where so many bytes suffice."""
-    usual, order_statistics.CUDA_HELD = order_statistics.CUDA_HELD, held
+    usual, order_statistics.CUDA_RESIDENT = order_statistics.CUDA_RESIDENT, held
     try:
         return [getattr(gdgpu, name)(to_device(unaligned(troubled(B, P, dtype))), *arguments)]
     finally:
-        order_statistics.CUDA_HELD = usual
+        order_statistics.CUDA_RESIDENT = usual
 
 
 RANKS = {"median_samples": (), "trimmed_mean_samples": (0.3,)}
