@@ -190,5 +190,5 @@ def check_owner(optimizer, model):
         raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
     own = isinstance(params, dict) and params.keys() == model.params.keys()
     # What it has taken: params may be the model's own dict, with other arrays by now.
-    if not own or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
+    if not own or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._engine.views, strict=False)):
         raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")

@@ -12,10 +12,10 @@ from ..kernels.codegen.element import OPTIONS, STEP_CONTEXT
 class GradScaling:
     """What one call of `step` asks for, checked. options: as kernels name them."""
 
-    def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
-        self.grad_scale = _scalar("grad_scale", grad_scale, optimizer, _positive)
-        self.found_inf = _scalar("found_inf", found_inf, optimizer, lambda x: float(flag("found_inf", x)))
-        sums = {scalars.sums for scalars in optimizer._scalars.values()}
+    def __init__(self, engine, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
+        self.grad_scale = _scalar("grad_scale", grad_scale, engine, _positive)
+        self.found_inf = _scalar("found_inf", found_inf, engine, lambda x: float(flag("found_inf", x)))
+        sums = {scalars.sums for scalars in engine.scalars.values()}
         most = float(np.finfo("float32" if "float32" in sums else "float64").max)
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=most)
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=most)
@@ -37,7 +37,7 @@ def _positive(scale):
     return float(scale)
 
 
-def _scalar(name, value, optimizer, checked):
+def _scalar(name, value, engine, checked):
     """A number, or a View of an array of one float32; None for None."""
     if value is None:
         return None
@@ -46,7 +46,7 @@ def _scalar(name, value, optimizer, checked):
     held = view(value, name)
     if held.size != 1 or held.dtype != "float32":
         raise ValueError(f"{name}: expected a number or an array of one float32, got {held.dtype} {held.shape}")
-    kernel_device([*optimizer._views[:1], held])
+    kernel_device([*engine.views[:1], held])
     return held
 
 

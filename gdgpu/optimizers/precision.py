@@ -1,5 +1,7 @@
 """How state lies in memory: in the accumulator's dtype, in bfloat16, or in 8-bit codes with a scale for every 256."""
 
+from typing import Any, Literal, TypedDict
+
 import numpy as np
 
 from ..core.arrays import view
@@ -10,9 +12,21 @@ from ..kernels.optimizers import quantized_update, update
 from ..kernels.rules.rule import COPIES, Rule
 
 DTYPES = ("float32", "bfloat16", "uint8")
+_USUAL = {"master": False, "ema": None, "state_dtype": None, "rounding": "nearest", "seed": 0}
+KEYWORDS = tuple(_USUAL)
 
 
-class Storage:
+class Common(TypedDict, total=False):
+    """Keywords that all optimizers have: see Optimizer."""
+
+    master: bool
+    ema: float | None
+    state_dtype: Literal["float32", "bfloat16", "uint8"] | None
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
+
+
+class Precision:
     """What an optimizer keeps, and how: the keywords that all of them have.
 
     master: 16-bit parameters get float32 copies, which the rule updates; the parameters are their rounded images.
@@ -25,13 +39,26 @@ class Storage:
     gradients that makes steps up to 5 times as long, of Adagrad, whose sum only grows, ever longer ones.
     """
 
-    def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
+    def __init__(
+        self,
+        master: bool = False,
+        ema: float | None = None,
+        state_dtype: str | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
+    ):
         self.copies = tuple(n for n, on in zip(COPIES, (flag("master", master), ema is not None), strict=True) if on)
         decay = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
         self.scalars = {"ema_decay": decay, "ema_rest": 1 - decay}
         self.state_dtype = one_of("state_dtype", state_dtype, (None, *DTYPES))
         self.at_random = one_of("rounding", rounding, ("nearest", "stochastic")) == "stochastic"
         self.seed = count("seed", seed)
+        self.keywords = dict(zip(KEYWORDS, (master, ema, state_dtype, rounding, seed), strict=True))
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keywords that are not as they are by default."""
+        return {name: value for name, value in self.keywords.items() if value != _USUAL[name]}
 
     def check(self, v, rule, name):
         """ValueError unless a parameter, the View v, of the optimizer of this name can be kept so."""

@@ -10,11 +10,11 @@ from ..core.checks import flag, number
 from ..kernels.codegen.source import Source, rule_text
 from ..kernels.rules.rule import COPIES, Rule
 from .base import Optimizer
-from .precision import Storage
+from .precision import Precision
 
 # What every optimizer takes besides.
-_COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Storage).parameters.values()]
-RESERVED = ("self", "params", *(p.name for p in _COMMON), *COPIES, *Storage().scalars)
+_COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Precision).parameters.values()]
+RESERVED = ("self", "params", *(p.name for p in _COMMON), *COPIES, *Precision().scalars)
 
 
 def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), squares=(), **defaults):
@@ -102,9 +102,10 @@ def _optimizer(function, state, step, carried, kinds, defaults):
     for name, value in defaults.items():
         if name not in flags and not (name == "lr" and callable(value)):
             number(name, value, low=0.0 if name == "lr" else -math.inf)
-    own = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
-    own |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
-    return type(function.__name__, (UserRule,), own)
+    body = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
+    body |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
+    body["__annotations__"] = {name: bool if name in flags else float for name in _options(row)}
+    return type(function.__name__, (UserRule,), body)
 
 
 def _complaints(row, parameters, defaults, kinds):
@@ -160,9 +161,9 @@ def _signature(row, defaults):
     def parameter(name, kind):
         return Parameter(name, kind, default=defaults.get(name, Parameter.empty))
 
-    own = [parameter(name, Parameter.KEYWORD_ONLY) for name in _options(row)]
+    options = [parameter(name, Parameter.KEYWORD_ONLY) for name in _options(row)]
     first = [parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("params", "lr")]
-    return inspect.Signature([*first, *own, *_COMMON])
+    return inspect.Signature([*first, *options, *_COMMON])
 
 
 def _names(name, given):

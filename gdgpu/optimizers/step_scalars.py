@@ -55,3 +55,14 @@ class Scalars:
             name = self.rule.hyper[column]
             raise ValueError(f"{name}: {values[row][name]!r} is too large for {self.sums} parameters")
         return rows
+
+
+def replayed(rule, sums: str, values: list[dict[str, float]], steps: int) -> np.ndarray:
+    """The running products after so many steps with these numbers, a row for each; taken by a step's own kernel."""
+    numbers = np.array([[v[name] for name in rule.hyper] for v in values], np.float64)
+    carried, scalars = step_scalars.initial(rule, len(values)), np.zeros((len(values), len(rule.scalars)), sums)
+    # called as it is: what a launch adds takes five times as long, and there may be a million of them
+    step, args = step_scalars.kernel("cpu", rule, sums), tuple(map(address_of, (numbers, carried, scalars)))
+    for _ in range(steps):
+        step(*args, 0, 0, 0, 0, len(values))  # context, counts, scratch, first, last
+    return carried

@@ -63,6 +63,7 @@ _ALL = {
     "step": adam_step,
     "given": ("step_size", "root", "keep"),
     "carried": {"power1": 1.0, "power2": 1.0},
+    "counted": ("power1", "power2"),
 }
 
 ROWS = (

@@ -30,6 +30,8 @@ class Rule:
     Its other parameters are scalars. Without a `step` function they are the hyperparameters. With one, those named in
     `given` are what it returns, in float64, after the `carried` ones (name -> value before the first step), once a
     step: (*carried, *hyper) -> (*carried, *given). A given one may have the name of a hyperparameter, and replaces it.
+    counted: those carried ones that follow from the count of steps and from today's hyperparameters, as torch has them:
+    where these are assigned, they are made anew. The others go on.
 
     A rule that needs norms of whole tensors has two phases. `norm` comes first: (w, g, *state, …) -> (u, *early), the
     states named in `early` being new already. The function then takes the norms of w and u as w_norm and u_norm, and
@@ -44,6 +46,7 @@ class Rule:
     step: Callable | None = None
     given: tuple = ()
     carried: dict = field(default_factory=dict)
+    counted: tuple = ()
     fixed: dict = field(default_factory=dict)
     absent: tuple = ()
     nonnegative: tuple = ()
