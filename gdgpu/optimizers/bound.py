@@ -1,7 +1,7 @@
 """Steps whose arrays are fixed."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.arrays import genuine, on_device_of, torch_of
@@ -62,7 +62,7 @@ class Bound:
 _HINT = "as after torch's zero_grad(): call zero_grad(set_to_none=False), or bind the new one"
 
 
-def watched(pairs):
+def watched(pairs: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Sequence[str]]:
     """(name, array) pairs to bind, and the names, later, of those tensors of torch that only we still have.
 
     What is bound is another tensor of the same memory: when the user's goes away, and that memory is nobody else's

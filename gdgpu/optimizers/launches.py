@@ -1,6 +1,7 @@
 """What an optimizer launches in a step, laid out once for each combination of rule and dtypes."""
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +18,18 @@ from .grad_scaling import NOTHING, StepContext
 from .norms import Norms
 from .step_scalars import counting
 
+if TYPE_CHECKING:
+    from ..typing import Array
+    from .engine import Engine
+
 
 class Launches:
     """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: "Engine"):
         self.laid_out, self.context = {}, StepContext(engine.xp, "float32")
 
-    def prepare(self, engine, gradients, scaling=NOTHING):
+    def prepare(self, engine: "Engine", gradients: list[View], scaling: Any = NOTHING) -> list[Any]:
         """The launches of a step with gradients that are in memory: all checked and laid out before any runs."""
         self.scaling = scaling  # which owns what launches read
         scalars = [v for v in (scaling.grad_scale, scaling.found_inf) if isinstance(v, View)]
@@ -36,7 +41,15 @@ class Launches:
         updates = [launch.prepare(part, engine.clock, scaling, clip) for launch, part in parts]
         return [*self._advances(engine, parts, scaling), *(run for some in (*clips, *updates) for run in some)]
 
-    def prepare_samples(self, engine, G, weights, count, reduction, max_norm=None):
+    def prepare_samples(
+        self,
+        engine: "Engine",
+        G: list[View],
+        weights: "dict[str, Array] | None",
+        count: int,
+        reduction: str | float,
+        max_norm: Any = None,
+    ) -> list[Any]:
         """The launches of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
         read = [view(array, "weights") for array in (weights or {}).values()]
         parts, norms = self._parts(engine, _samples, G, (), read), []

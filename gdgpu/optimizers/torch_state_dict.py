@@ -3,6 +3,7 @@
 import inspect
 import math
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,17 +14,20 @@ from ..kernels.rules.rule import COPIES
 from .state_dict import params_on_host, settings_of
 from .step_scalars import replayed
 
+if TYPE_CHECKING:
+    from .engine import Engine
+
 NAMES = ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 DECOUPLED = "decoupled_weight_decay"  # which torch's Adam has for AdamW's sake
 COUNTS = {"SGD": (), "NAdam": ("step", "mu_product")}  # numbers beside the state arrays, where not ("step",)
 
 
-def is_torchs(state_dict):
+def is_torchs(state_dict: Any) -> bool:
     """Whether this is a state_dict of torch.optim."""
     return isinstance(state_dict, dict) and state_dict.keys() == {"state", "param_groups"}
 
 
-def to_torch(engine, saved):
+def to_torch(engine: "Engine", saved: dict[str, Any]) -> dict[str, Any]:
     """`saved`, the optimizer's state_dict, in the form that torch.optim's optimizer of the same name loads."""
     name = _counterpart(engine, "torch")
     try:
@@ -32,11 +36,11 @@ def to_torch(engine, saved):
         raise ValueError('torch: PyTorch is not installed; pip install "gdgpu[peers]"') from None
     state, param_groups, steps = {}, [], saved["steps"]
     hypers, states = ([saved[part]] if not engine.tree.grouped else saved[part] for part in ("hyper", "state"))
-    for group, hyper, held in zip(engine.parts, hypers, states, strict=True):
+    for group, hyper, trees in zip(engine.parts, hypers, states, strict=True):
         # torch's constructor knows the keys that this version of it has
         theirs = getattr(torch.optim, name)([torch.empty(0)], **hyper).state_dict()["param_groups"][0]
         param_groups.append(theirs | {"params": list(group.tensors)})
-        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in held.items() if key not in COPIES}
+        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in trees.items() if key not in COPIES}
         for n, k in enumerate(group.tensors):
             ours = {key: each[n] for key, each in arrays.items()}
             entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(engine, group.rule, ours).items()}
@@ -49,7 +53,7 @@ def to_torch(engine, saved):
     return {"state": {k: entry for k, entry in state.items() if entry}, "param_groups": param_groups}
 
 
-def from_torch(engine, state_dict):
+def from_torch(engine: "Engine", state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state_dict of torch.optim in gdgpu's form. Raises ValueError naming what differs.
 
     Running products are those of an optimizer that took these steps, to the bit. torch's SGD counts no steps: the
@@ -98,13 +102,13 @@ class _Part:
 
     def steps(self):
         """(label, steps taken, whether the others must agree) for each tensor."""
-        own = self.engine.steps
+        count = self.engine.steps
         for label, entry in zip(self.labels, self.entries, strict=True):
             if "step" in entry or self.engine.name != "sgd":
                 yield f"{label}['step']", _whole(f"{label}['step']", entry.get("step", 0)), True
             else:  # a buffer of zeros is one that has not begun, unless dampening makes the first step another
-                begun = max(own, 1) if entry else 0
-                yield label, begun if self.rule.state else own, bool(self.rule.carried)
+                begun = max(count, 1) if entry else 0
+                yield label, begun if self.rule.state else count, bool(self.rule.carried)
 
     def state(self):
         """Arrays in the structure of the group's params."""
@@ -180,15 +184,15 @@ def _hyper(engine, group, theirs, label):
     if not isinstance(theirs, dict) or "params" not in theirs:
         raise ValueError(f"{label}: expected a dict with the key 'params', got {type(theirs).__name__}")
     theirs, kind = {"maximize": False} | theirs, engine.kind.__name__  # torch once had no maximize
-    own = ("lr", *(name for name in group.options if name in (*_hyperparameters(), DECOUPLED)))
-    differing = [f"no {name}" for name in own if name not in theirs]
-    differing += sorted(theirs.keys() & _hyperparameters() - set(own))
+    names = ("lr", *(name for name in group.options if name in (*_hyperparameters(), DECOUPLED)))
+    differing = [f"no {name}" for name in names if name not in theirs]
+    differing += sorted(theirs.keys() & _hyperparameters() - set(names))
     if differing:
-        raise ValueError(f"{label}: expected those of {kind}, {', '.join(own)}; got {', '.join(differing)}")
+        raise ValueError(f"{label}: expected those of {kind}, {', '.join(names)}; got {', '.join(differing)}")
     decoupled = kind == "AdamW"
-    if DECOUPLED not in own and bool(theirs.get(DECOUPLED, decoupled)) != decoupled:
+    if DECOUPLED not in names and bool(theirs.get(DECOUPLED, decoupled)) != decoupled:
         raise ValueError(f"{label}['{DECOUPLED}']: expected {decoupled} for {kind}, got {not decoupled}")
-    return group.options | {name: theirs[name] for name in own} | {"lr": float(theirs["lr"])}  # torch takes a tensor
+    return group.options | {name: theirs[name] for name in names} | {"lr": float(theirs["lr"])}  # torch takes a tensor
 
 
 def _whole(label, value):
