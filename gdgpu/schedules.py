@@ -20,7 +20,7 @@ def constant(lr):
 
 def step(lr, every, factor=0.1):
     """lr * factor^floor(t / every): lr changes by the factor after every so many steps (torch's StepLR)."""
-    lr, every, factor = number("lr", lr), count("every", every, least=1, most=MAX_STEPS), number("factor", factor)
+    lr, every, factor = number("lr", lr), count("every", every, least=1, limit=MAX_STEPS), number("factor", factor)
     return lambda t: _times_power(lr, factor, element(t) // every)
 
 
@@ -37,7 +37,7 @@ def cosine(lr, steps, warmup=0, final=0.0):
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (torch's CosineAnnealingLR).
     """
     lr, final = number("lr", lr), number("final", final)
-    steps, warmup = count("steps", steps, least=1, most=MAX_STEPS), count("warmup", warmup, most=MAX_STEPS)
+    steps, warmup = count("steps", steps, least=1, limit=MAX_STEPS), count("warmup", warmup, limit=MAX_STEPS)
     if warmup >= steps:
         raise ValueError(f"warmup: expected fewer than the {steps} steps, got {warmup}")
 
@@ -55,7 +55,7 @@ def one_cycle(lr, steps, rise=0.3, start=25.0, final=1e4):
 
     Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120, as torch's OneCycleLR.
     """
-    lr, steps = number("lr", lr), count("steps", steps, least=2, most=MAX_STEPS)
+    lr, steps = number("lr", lr), count("steps", steps, least=2, limit=MAX_STEPS)
     rise = number("rise", rise, high=1)
     start, final = number("start", start, low=1), number("final", final, low=1)
     top = rise * steps - 1
@@ -74,7 +74,7 @@ def inverse_sqrt(lr, warmup):
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 5.3.
     """
-    lr, warmup = number("lr", lr), count("warmup", warmup, least=1, most=MAX_STEPS)
+    lr, warmup = number("lr", lr), count("warmup", warmup, least=1, limit=MAX_STEPS)
 
     def at(t):
         done = element(t) + 1

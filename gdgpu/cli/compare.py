@@ -86,10 +86,10 @@ def _sessions(options, grid):
     rows, splits = {}, {}
     varied = [name for name in _LABEL if len(set(grid[name])) > 1] or ["optimizer"]
     for values in product(*(dict.fromkeys(column) for column in grid.values())):
-        own = dict(zip(grid, values, strict=True))
-        session = Session(replace(options, **own))
-        session.split = splits.setdefault(own["seed"], session.split)  # one copy in memory
-        label = tuple(_LABEL[name].format(own[name]) for name in varied)
+        chosen = dict(zip(grid, values, strict=True))
+        session = Session(replace(options, **chosen))
+        session.split = splits.setdefault(chosen["seed"], session.split)  # one copy in memory
+        label = tuple(_LABEL[name].format(chosen[name]) for name in varied)
         rows.setdefault(label, Row(label)).sessions.append(session)
     return list(rows.values())
 

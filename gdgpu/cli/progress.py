@@ -62,8 +62,8 @@ def step_bytes(optimizer):
     """Bytes that a step moves: it reads w, g and the state, and writes w and the state, each once."""
     params = optimizer.params.values()
     state = optimizer.state_dict()["state"].values()
-    kept = sum(array.nbytes for arrays in state for array in arrays.values())
-    return 3 * sum(array.nbytes for array in params) + 2 * kept
+    state_bytes = sum(array.nbytes for arrays in state for array in arrays.values())
+    return 3 * sum(array.nbytes for array in params) + 2 * state_bytes
 
 
 def is_terminal():

@@ -37,12 +37,12 @@ def check_replaceable(path, epochs):
         metadata = _load(path)[1]
         if not metadata.get("format", "").startswith("gdgpu train "):
             raise ValueError(f"{path} is no checkpoint of gdgpu train")
-        held = _epoch(metadata, path)
+        saved = _epoch(metadata, path)
     except ValueError as error:
         raise ValueError(f"checkpoint: {error}; name another file") from None
-    if held > epochs:
-        raise ValueError(f"checkpoint: {path} holds {held} epochs, more than {epochs}; say --resume, or another file")
-    return f"{path} of {held} epoch{'s' * (held != 1)} will be replaced; --resume would continue it"
+    if saved > epochs:
+        raise ValueError(f"checkpoint: {path} holds {saved} epochs, more than {epochs}; say --resume, or another file")
+    return f"{path} of {saved} epoch{'s' * (saved != 1)} will be replaced; --resume would continue it"
 
 
 def restore(session, path):
@@ -87,9 +87,9 @@ def _compare(session, path, tensors, metadata):
         differing = ", ".join(f"{name} {_plain(saved.get(name))} (now {_plain(now.get(name))})" for name in names)
         raise ValueError(f"{path} is of another run: {differing}")
     for name in ("mean", "scale"):
-        array, own = tensors.get(name), getattr(session.split, name)
-        same = array is not None and (array.dtype, array.shape) == (own.dtype, own.shape)
-        if not same or not np.allclose(array, own, rtol=1e-6, atol=1e-6 * session.split.scale):
+        array, computed = tensors.get(name), getattr(session.split, name)
+        same = array is not None and (array.dtype, array.shape) == (computed.dtype, computed.shape)
+        if not same or not np.allclose(array, computed, rtol=1e-6, atol=1e-6 * session.split.scale):
             raise ValueError(f"{path} has another {name} of the features than this run")
 
 
@@ -98,8 +98,8 @@ def _history(metadata, path):
     epochs = _parsed(metadata, "history", path)
     if not isinstance(epochs, list) or not epochs or not all(map(_is_record, epochs, range(len(epochs)))):
         raise ValueError(f"{path} has a history that is none: expected a record of numbers for every epoch")
-    if (held := _epoch(metadata, path)) != len(epochs):
-        raise ValueError(f"{path} is of epoch {held}, its history of {len(epochs)}")
+    if (epoch := _epoch(metadata, path)) != len(epochs):
+        raise ValueError(f"{path} is of epoch {epoch}, its history of {len(epochs)}")
     return epochs
 
 

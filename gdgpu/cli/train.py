@@ -80,7 +80,7 @@ class Session:
             "model": model.name,
             "features": model.n_features,
             "outputs": model.n_outputs,
-            **_own_settings(model),
+            **_particular_settings(model),
             "dtype": model.dtype.name,
             "optimizer": options.optimizer,
             **self.hyper,
@@ -146,12 +146,12 @@ class Session:
         split, model, last = self.split, self.model, self.epochs[-1]
         samples = f"{len(split.X)} training and {len(split.X_test)} test samples"
         hyper = ", ".join(f"{name} {value:g}" for name, value in self.hyper.items())
-        own = [f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}" for name, value in _own_settings(model).items()]
+        particular = [f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}" for name, value in _particular_settings(model).items()]
         tested = last["test_loss"] is not None
         return [
             ("data", f"{self.source}, {samples} of {model.n_features} features"),
             *self.notes.items(),
-            ("model", ", ".join([model.name, *own])),
+            ("model", ", ".join([model.name, *particular])),
             ("optimizer", f"{self.options.optimizer}, {hyper}, batch size {self.options.batch_size}"),
             ("device", describe(model.device)),
             ("epochs", len(self.epochs)),
@@ -208,7 +208,7 @@ def _spread(t):
         return min(2 * float(np.median(abs(t - np.median(t, axis=0)))), LARGEST) or 1.0
 
 
-def _own_settings(model):
+def _particular_settings(model):
     """Those that not every model has."""
     if model.name == "mlp":
         return {"hidden": list(model.sizes[1:-1])}

@@ -79,12 +79,12 @@ def bound_weights(weights, count, G):
     """The same for arrays that kernels will read as they are, later."""
     if weights is None:
         return None
-    held = contiguous(view(weights, "weights"))
-    _one_each(held, count)
+    array = contiguous(view(weights, "weights"))
+    _one_each(array, count)
     for g in G:
-        if held.dtype != accumulator(g.dtype):
-            raise TypeError(f"weights: expected dtype {accumulator(g.dtype)} to be bound, got {held.dtype}")
-    return {held.dtype: held.owner}
+        if array.dtype != accumulator(g.dtype):
+            raise TypeError(f"weights: expected dtype {accumulator(g.dtype)} to be bound, got {array.dtype}")
+    return {array.dtype: array.owner}
 
 
 def _one_each(weights, count):
@@ -101,5 +101,5 @@ def checked_norm(max_norm, sums):
     if isinstance(max_norm, Real) and max_norm == np.inf:
         return None
     with np.errstate(over="ignore"):
-        most = np.dtype(*sums).type(number("max_norm", max_norm))
-    return most if np.isfinite(most) else None
+        limit = np.dtype(*sums).type(number("max_norm", max_norm))
+    return limit if np.isfinite(limit) else None

@@ -45,14 +45,14 @@ def one_of(name, value, choices):
     return value
 
 
-def count(name, value, least=0, otherwise="", most=None):
-    """An int from least to most. Arrays of one are taken by value. otherwise: what else it takes, for the message."""
+def count(name, value, least=0, otherwise="", limit=None):
+    """An int from least to limit. Arrays of one are taken by value. otherwise: what else it takes, for the message."""
     expected, given = f"{name}: expected an int >= {least}{otherwise}, got ", element(value)
     if isinstance(given, bool) or not isinstance(given, Integral):
         shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
         raise TypeError(expected + shown)
     if given < least:
         raise ValueError(expected + str(given))
-    if most is not None and given > most:
-        raise ValueError(f"{name}: expected an int <= {most}, got a larger one")  # which may be too long to be shown
+    if limit is not None and given > limit:
+        raise ValueError(f"{name}: expected an int <= {limit}, got a larger one")  # which may be too long to be shown
     return int(given)

@@ -139,11 +139,11 @@ def split(X, t, test_fraction=0.2, seed=0, standardize=True):
     """
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number in [0, 1), got {test_fraction}")
-    held_out = max(round(test_fraction * len(X)), 1 if test_fraction else 0)
-    if held_out >= len(X):
+    test_rows = max(round(test_fraction * len(X)), 1 if test_fraction else 0)
+    if test_rows >= len(X):
         raise ValueError(f"test_fraction: {test_fraction} of {len(X)} samples leaves none to train on")
     order = np.random.Generator(np.random.PCG64([count("seed", seed), _SPLIT])).permutation(len(X))
-    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])  # ascending: memory maps read forwards
+    test, train = np.sort(order[:test_rows]), np.sort(order[test_rows:])  # ascending: memory maps read forwards
     mean, scale = moments(X, train) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
     return Split(_take(X, train, mean, scale), t[train], _take(X, test, mean, scale), t[test], mean, scale)
 

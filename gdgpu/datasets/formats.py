@@ -84,15 +84,15 @@ def _read_npz(path, target):
         if file.peek(6)[:6] == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"DATA: expected an .npz archive, {path} is a .npy file")
     with zipfile.ZipFile(path) as archive:
-        held = [name.removesuffix(".npy") for name in archive.namelist()]
-        name = target or ("t" if "t" in held and "y" not in held else "y")
-        argument = "--target" if target and "X" in held else "DATA"
-        if "X" not in held or name not in held:
-            has = " and ".join(held) or "nothing"
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        name = target or ("t" if "t" in names and "y" not in names else "y")
+        argument = "--target" if target and "X" in names else "DATA"
+        if "X" not in names or name not in names:
+            has = " and ".join(names) or "nothing"
             raise DataError(f"{argument}: expected X and {target or 'y or t'} in {path}, which has {has}")
-        if max(held.count("X"), held.count(name)) > 1:
-            raise DataError(f"{argument}: expected one X and one {name} in {path}, which has {' and '.join(held)}")
-        members = dict(zip(held, archive.namelist(), strict=True))
+        if max(names.count("X"), names.count(name)) > 1:
+            raise DataError(f"{argument}: expected one X and one {name} in {path}, which has {' and '.join(names)}")
+        members = dict(zip(names, archive.namelist(), strict=True))
         return tuple(_read_member(archive, members[wanted]) for wanted in ("X", name))
 
 

@@ -72,7 +72,7 @@ def _batches(arrays, n, starts, entropy):
     orders = [_beside(array, order) for array in arrays]
     for start in starts:
         rows = slice(start, start + starts.step)
-        yield tuple(array[own[rows]] for array, own in zip(arrays, orders, strict=True))
+        yield tuple(array[local[rows]] for array, local in zip(arrays, orders, strict=True))
 
 
 def _beside(array, order):

@@ -266,18 +266,18 @@ def _too_few(report, limits, code):
             highest = sorted(code.instructions, key=lambda i: -max(i.registers, default=0))[:1]
             yield f"{what} ({report.registers} registers, the highest of them first named here)", highest
     if limits.streams and code.main_loop and report.in_flight < limits.in_flight:
-        most = code.main_loop.outstanding
+        peak = code.main_loop.outstanding
         yield (
             f"{report.in_flight} bytes in flight, fewer than {limits.in_flight}: {report.threads} threads with "
-            f"{most.bytes} bytes each when the second of these waits",
-            [i for i in (most.load, most.waits) if i],
+            f"{peak.bytes} bytes each when the second of these waits",
+            [i for i in (peak.load, peak.waits) if i],
         )
 
 
-def _show(instructions, most=3):
-    shown = "; ".join(map(str, instructions[:most]))
+def _show(instructions, limit=3):
+    shown = "; ".join(map(str, instructions[:limit]))
     return (
-        f"{shown}; and {len(instructions) - most} more"
-        if len(instructions) > most
+        f"{shown}; and {len(instructions) - limit} more"
+        if len(instructions) > limit
         else shown or "no instruction to show"
     )

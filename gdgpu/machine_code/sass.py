@@ -119,7 +119,7 @@ class Loop:
         A load is outstanding from its issue until an instruction first names one of its registers (a 128-bit load fills
         four), and whoever waits for a load waits for every load issued before it too.
         """
-        pending, now, most, waits = [], 0, (0, None), None
+        pending, now, peak, waits = [], 0, (0, None), None
         for instruction in self.body * 2:
             while any(load.data & instruction.registers for load in pending):
                 now -= pending.pop(0).bits // 8
@@ -127,9 +127,9 @@ class Loop:
             if instruction.name in LOADS:
                 pending.append(instruction)
                 now += instruction.bits // 8
-                if now > most[0]:
-                    most, waits = (now, instruction), None
-        return Outstanding(*most, waits)
+                if now > peak[0]:
+                    peak, waits = (now, instruction), None
+        return Outstanding(*peak, waits)
 
 
 class Code:

@@ -66,7 +66,7 @@ class Model:
         """
         max_norm, reduction = checked_norm(max_norm, {self.dtype}), one_of("reduction", reduction, REDUCTIONS)
         loss, grads = self._loss_and_gradient(*self._prepare(X, t), max_norm, reduction)
-        return loss, self._own(grads)
+        return loss, self._unshared(grads)
 
     @ranged
     @in_turn
@@ -126,7 +126,7 @@ class Model:
         optimizer.step(grads)
         return loss
 
-    def _own(self, grads):
+    def _unshared(self, grads):
         """Gradients that no later call changes."""
         return grads
 
@@ -188,7 +188,7 @@ def check_owner(optimizer, model):
     params = getattr(optimizer, "params", None)
     if not hasattr(optimizer, "step"):
         raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
-    own = isinstance(params, dict) and params.keys() == model.params.keys()
+    is_ours = isinstance(params, dict) and params.keys() == model.params.keys()
     # What it has taken: params may be the model's own dict, with other arrays by now.
-    if not own or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
+    if not is_ours or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
         raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")

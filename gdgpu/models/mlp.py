@@ -40,9 +40,9 @@ class MLP(Model):
     def __init__(self, sizes, activation="relu", loss="softmax", *, seed=0, device=None, dtype="float32"):
         self.sizes, self.activation = _sizes(sizes), one_of("activation", activation, VARIANCES)
         criterion, seed = LOSSES[one_of("loss", loss, LOSSES)], count("seed", seed)
-        least, most = criterion.outputs
-        if not least <= self.sizes[-1] <= most:
-            raise ValueError(f"sizes: {loss} takes {least} output{'s or more' * (most > least)}, got {self.sizes[-1]}")
+        least, limit = criterion.outputs
+        if not least <= self.sizes[-1] <= limit:
+            raise ValueError(f"sizes: {loss} takes {least} output{'s or more' * (limit > least)}, got {self.sizes[-1]}")
         super().__init__(self.sizes[0], self.sizes[-1], criterion, device, dtype)
         xp = self.device.xp
         for layer, (n_in, n_out) in enumerate(pairwise(self.sizes)):
@@ -52,7 +52,7 @@ class MLP(Model):
             self.params[f"bias{layer}"] = xp.zeros(n_out, self.dtype)
         self._workspace = _Workspace(self, 0)
 
-    def _own(self, grads):
+    def _unshared(self, grads):
         return {name: array.copy() for name, array in grads.items()}  # `step` and `fit` do without
 
     def _prepare(self, X, t, names=("X", "t"), finite=False):
@@ -163,7 +163,7 @@ class _Workspace:
         if rows not in self._batches:
             if len(self._batches) > 8:
                 self._batches.clear()
-            parts = {name: [array[:rows] for array in held] for name, held in self._matrices.items()}
+            parts = {name: [array[:rows] for array in arrays] for name, arrays in self._matrices.items()}
             parts |= {name: array[:rows] for name, array in self._vectors.items()}
             self._batches[rows] = SimpleNamespace(squares=[row[:rows] for row in self._squares], **parts)
         return self._batches[rows]

@@ -56,11 +56,11 @@ class OnePass:
 
     def _take_params(self, model):
         """The model has other arrays than before."""
-        for name, held in self.params.items():
-            array, expected = model.params[name], f"{model.dtype} {held.shape}"
+        for name, known in self.params.items():
+            array, expected = model.params[name], f"{model.dtype} {known.shape}"
             if not isinstance(array, model.device.xp.ndarray):
                 raise TypeError(f"params: expected {name} to be an array {expected}, got {type(array).__name__}")
-            if (array.dtype, array.shape) != (model.dtype, held.shape) or not array.flags.c_contiguous:
+            if (array.dtype, array.shape) != (model.dtype, known.shape) or not array.flags.c_contiguous:
                 got = f"{array.dtype} {array.shape}, strides {array.strides}"
                 raise ValueError(f"params: expected {name} to be C-contiguous {expected}, got {got}")
         self.params, self.layouts = {name: model.params[name] for name in self.params}, {}
@@ -85,7 +85,7 @@ class _Layout:
         work_size = linear.work_size(self.device, model.n_outputs, model.n_features)
         self.work = empty(self.segments * work_size, self.dtype)
         self.numbers = Buffer(self.xp, np.zeros(3, self.dtype))
-        held = {
+        fields = {
             "rows": count,
             "n_features": model.n_features,
             "outputs": model.n_outputs,
@@ -98,7 +98,7 @@ class _Layout:
             "errors": address_of(self.errors),
             "work": address_of(self.work),
         }
-        self.job = Buffer(self.xp, np.array([held[name] for name in linear.JOB], np.int64))
+        self.job = Buffer(self.xp, np.array([fields[name] for name in linear.JOB], np.int64))
         self.scratch_bytes = linear.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)

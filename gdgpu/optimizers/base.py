@@ -189,7 +189,7 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value):
-        self._assign_steps(count("steps", value, most=MAX_STEPS))
+        self._assign_steps(count("steps", value, limit=MAX_STEPS))
 
     @in_turn
     def _assign_steps(self, value):

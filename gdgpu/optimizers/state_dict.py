@@ -35,7 +35,7 @@ def restore(optimizer, state_dict):
     _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried", "seed"})
     if state_dict["optimizer"] != optimizer.name:
         raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
-    steps = _whole("state_dict['steps']", state_dict["steps"], most=MAX_STEPS)
+    steps = _whole("state_dict['steps']", state_dict["steps"], limit=MAX_STEPS)
     seed = _whole("state_dict['seed']", state_dict.get("seed", optimizer._storage.seed))
     groups = [
         _group(optimizer, group, *parts)

@@ -37,13 +37,13 @@ class Accumulator:
     @property
     def count(self):
         """How many samples there are."""
-        return self._held[0]
+        return self._sums[0]
 
     @in_turn
     def reset(self):
         """Forget all samples."""
         with self._in_order():
-            self._held = 0, [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
+            self._sums = 0, [self._xp.zeros((1, v.size), accumulator(v.dtype)) for v in self._views]
 
     @ranged
     @in_turn
@@ -52,21 +52,21 @@ class Accumulator:
 
         max_norm: samples are clipped as in step_samples, at the price of a second read.
         """
-        most = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
+        max_norm = checked_norm(max_norm, {accumulator(v.dtype) for v in self._views} or {"float32"})
         G, count = batch_views(matching(G, self._params, "G"), self._views)
         if self._views:
             kernel_device([self._views[0], *G])
         with self._in_order():
-            held = cast_weights(weights, count, G, self._xp)
+            cast = cast_weights(weights, count, G, self._xp)
             before, all_nodes = self._grown(levels(self.count + count))
-            cast, launches = held, []  # what the factors are made of lives as long
-            if most is not None:
-                held, launches = self._factors(G).prepare(G, cast, count, most)
+            factors, launches = cast, []  # cast lives as long as this call: the factors are made of it
+            if max_norm is not None:
+                factors, launches = self._factors(G).prepare(G, cast, count, max_norm)
             for g, v, nodes in zip(G, self._views, all_nodes, strict=True):
-                at = 0 if held is None else address_of(held[accumulator(g.dtype)])
+                at = 0 if factors is None else address_of(factors[accumulator(g.dtype)])
                 where = (address_of(nodes), g.address, samples(g)[2], v.size, at)
                 launches.append(accumulate.add(self._device, g.dtype, *where, before, count))
-            whole(launches, partial(setattr, self, "_held", (before + count, all_nodes)))
+            whole(launches, partial(setattr, self, "_sums", (before + count, all_nodes)))
 
     @ranged
     @in_turn
@@ -75,7 +75,7 @@ class Accumulator:
         one_of("reduction", reduction, REDUCTIONS)
         scale, results = scale_of(reduction, self.count), []
         with self._in_order():
-            for v, nodes in zip(self._views, self._held[1], strict=True):
+            for v, nodes in zip(self._views, self._sums[1], strict=True):
                 out = self._xp.empty(v.shape, nodes.dtype)
                 at = (address_of(nodes), v.size, address_of(out))
                 accumulate.collect(self._device, str(nodes.dtype), *at, self.count, scale)
@@ -95,7 +95,7 @@ class Accumulator:
 
     def _grown(self, depth):
         """(number of samples, nodes of so many levels or more)."""
-        count, nodes = self._held
+        count, nodes = self._sums
         missing = depth - (len(nodes[0]) if nodes else depth)
         if missing > 0:
             xp = self._xp

@@ -23,14 +23,14 @@ def sample_norms(G):
     views, count = sample_views(G)
     if not views:
         raise ValueError("G: expected at least one array")
-    held = [samples(v) for v in views]
+    shapes = [samples(v) for v in views]
     if len({accumulator(v.dtype) for v in views}) > 1:
         raise ValueError("G: expected arrays that are all computed in float32, or all in float64")
     device, xp = kernel_device(views)
     with on_device_of(views):
-        norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in held])
+        norms = SampleNorms(device, xp, [v.dtype for v in views], [columns for _, columns, _ in shapes])
         out = xp.empty(count, norms.sums)
-        matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, held, strict=True)]
+        matrices = [(v.address, stride) for v, (_, _, stride) in zip(views, shapes, strict=True)]
         whole(norms.prepare(matrices, count, address_of(out)))
     return out
 
@@ -45,16 +45,16 @@ def clip_weights(norms, max_norm):
     """
     v = view(norms, "norms")
     sums = accumulator(v.dtype)
-    most = checked_norm(max_norm, {sums})
+    limit = checked_norm(max_norm, {sums})
     _, xp = kernel_device([v])
     with on_device_of([v]), np.errstate(all="ignore"):
         norms = v.owner
         if norms.dtype.name != v.dtype:  # a bfloat16 tensor, as integers of its bits
             norms = (norms.view(xp.uint16).astype(xp.uint32) << 16).view(sums)
         norms = norms.astype(sums)
-        if most is None:
+        if limit is None:
             return xp.ones_like(norms)
-        return xp.where(norms <= most, norms.dtype.type(1), most / norms + (norms - norms))
+        return xp.where(norms <= limit, norms.dtype.type(1), limit / norms + (norms - norms))
 
 
 class ClipFactors:

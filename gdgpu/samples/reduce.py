@@ -33,8 +33,8 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
     device, xp = kernel_device([g])
     sums = accumulator(g.dtype)
     with on_device_of([g]):
-        held = cast_weights(weights, rows, [g], xp)
-        read = [g] if held is None else [g, view(held[sums], "weights")]
+        cast = cast_weights(weights, rows, [g], xp)
+        read = [g] if cast is None else [g, view(cast[sums], "weights")]
         if out is None:
             out = xp.empty(g.shape[1:], sums)
         target = writable(view(out, "out"))
@@ -42,12 +42,12 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
         if target.shape != g.shape[1:] or target.dtype != sums:
             raise ValueError(f"out: expected {sums} {g.shape[1:]}, got {target.dtype} {target.shape}")
         disjoint([target], read)
-        weights_at = 0 if held is None else address_of(held[sums])
+        weights_at = 0 if cast is None else address_of(cast[sums])
         scale = scale_of(reduction, rows)
         job = Job(g.dtype, rows, (columns,), [(g.address, stride)], [(target.address,)], scale, weights_at)
-        held, stream, workspace = _workspace(device, xp)
+        others, stream, workspace = _workspace(device, xp)
         whole(workspace.prepare(job))
-        held[stream] = workspace
+        others[stream] = workspace
     return out
 
 
@@ -58,8 +58,8 @@ def _workspace(device, xp):
     what is enqueued there. A call that begins inside of another, in a signal handler, finds none and makes its own.
     """
     where, stream = place(device)
-    held = _local.__dict__.setdefault("workspaces", {}).setdefault(where, {})
-    found = held.pop(stream, None)
+    others = _local.__dict__.setdefault("workspaces", {}).setdefault(where, {})
+    found = others.pop(stream, None)
     if found is None:
-        found = held.pop(next(iter(held))) if len(held) >= STREAMS else Reduction(device, xp, reduce.kernel)
-    return held, stream, found
+        found = others.pop(next(iter(others))) if len(others) >= STREAMS else Reduction(device, xp, reduce.kernel)
+    return others, stream, found

@@ -73,20 +73,20 @@ def trimmed_mean_samples(G, fraction):
     """
     fraction = number("fraction", fraction, high=0.5, high_is_open=True)
 
-    def kept(rows):
+    def ranks(rows):
         cut = math.floor(fraction * rows)
         return cut, rows - 1 - cut
 
-    return _ranked(G, "trimmed_mean", kept)
+    return _ranked(G, "trimmed_mean", ranks)
 
 
-def _ranked(G, family, kept):
-    """What `family` makes of the values from one rank to another, which kept(rows) gives."""
+def _ranked(G, family, ranks):
+    """What `family` makes of the values from one rank to another, which ranks(rows) gives."""
     views, rows = sample_views(G)
     if views and rows == 0:
         raise ValueError("G: expected at least one sample, got none")
     device, xp = kernel_device(views)
-    low, high = kept(rows)
+    low, high = ranks(rows)
     with on_device_of(views):
         results = [xp.empty(v.shape[1:], accumulator(v.dtype)) for v in views]
         for (_, array), v, out in zip(leaves(G, "G"), views, results, strict=True):
