@@ -1,6 +1,9 @@
 """Sums and means over the samples of a batch, in one fixed tree on every device."""
 
+from __future__ import annotations
+
 import threading
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.arrays import disjoint, kernel_device, on_device_of, view, writable
 from ..core.batches import REDUCTIONS, cast_weights, samples, scale_of
@@ -13,12 +16,17 @@ from ..kernels.backend.threads import whole
 from ..kernels.launch import Job, Reduction
 from ..kernels.reduction import reduce
 
+if TYPE_CHECKING:
+    from ..typing import Array
+
 STREAMS = 8  # of a device that have a workspace of their own in a thread
 _local = threading.local()
 
 
 @ranged
-def reduce_samples(G, weights=None, reduction="mean", out=None):
+def reduce_samples(
+    G: Array, weights: Array | None = None, reduction: Literal["mean", "sum"] = "mean", out: Array | None = None
+) -> Array:
     """The sum or mean of per-sample gradients: g = 1/B * sum_n c_n G[n] ("sum" leaves 1/B out).
 
     G: (B, *shape), any row stride, each sample C-contiguous. weights: c, (B,), cast to the accumulator's dtype;
@@ -51,7 +59,7 @@ def reduce_samples(G, weights=None, reduction="mean", out=None):
     return out
 
 
-def _workspace(device, xp):
+def _workspace(device: str, xp: Any) -> tuple[dict[int, Reduction], int, Reduction]:
     """(those of this thread's other streams, CuPy's current stream, its tables and partial sums, to be put back there).
 
     Of many streams the last few have their own. Another one takes that which was not used for longest, and waits for
