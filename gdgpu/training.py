@@ -140,7 +140,7 @@ def fit(
         with np.errstate(all="ignore"):  # a run that diverges says so once, by Diverged
             counts, losses = _descend(model, optimizer, batches, on_step)
         _check_finite(losses, model, steps_before=epoch * len(starts))
-        record = {
+        record: Record = {
             "epoch": epoch,
             "loss": float(np.average(losses, weights=counts)),
             "test_loss": None,
