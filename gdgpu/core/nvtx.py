@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,11 +24,11 @@ def ranged(function: F) -> F:
     name = f"gdgpu.{function.__qualname__.lstrip('_')}"
 
     @functools.wraps(function)
-    def within(*args, **kwargs):
+    def within(*args: Any, **kwargs: Any) -> Any:
         nvtx.RangePush(name)
         try:
             return function(*args, **kwargs)
         finally:
             nvtx.RangePop()
 
-    return within
+    return cast(F, within)

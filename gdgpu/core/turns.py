@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,11 +30,11 @@ def in_turn(method: F) -> F:
     """
 
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with turn(self):
             return method(self, *args, **kwargs)
 
-    return call
+    return cast(F, call)
 
 
 def turn(owner: Any) -> AbstractContextManager[Any]:

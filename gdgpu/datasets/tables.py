@@ -56,7 +56,7 @@ def _records(text: io.TextIOBase, path: str) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of every record that is not blank."""
     room = _LONGEST
 
-    def lines():
+    def lines() -> Iterator[str]:
         nonlocal room
         while line := text.readline(room + 1):
             room -= len(line)
