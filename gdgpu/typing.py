@@ -16,24 +16,24 @@ __all__ = [
     "BatchSize",
     "Device",
     "FloatDtype",
-    "Groups",
-    "LearningRate",
     "LossName",
+    "Params",
     "Path",
+    "Rate",
     "Reduction",
     "Schedule",
 ]
 
 Array: TypeAlias = Any  # NumPy's, CuPy's, torch's, or another that speaks DLPack: they share no type
 Arrays: TypeAlias = Array | Sequence[Array] | Mapping[str, Array]  # results are in the same structure
-Groups: TypeAlias = Arrays | Sequence[Mapping[str, Any]]  # or groups: {"params": Arrays, "lr": …}
+Params: TypeAlias = Arrays | Sequence[Mapping[str, Any]]  # or groups: {"params": Arrays, "lr": …}
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 FloatDtype: TypeAlias = "Literal['float32', 'float64'] | type[np.float32 | np.float64] | np.dtype[Any]"
 Path: TypeAlias = str | os.PathLike[str]
 
 Schedule: TypeAlias = Callable[[int], float]  # of the number of completed steps
-LearningRate: TypeAlias = float | Schedule
+Rate: TypeAlias = float | Schedule
 Reduction: TypeAlias = Literal["mean", "sum"]
 BatchSize: TypeAlias = int | Literal["full"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..typing import Array, Arrays, Groups
+    from ..typing import Array, Arrays, Params
 
 
 def leaves(tree: Arrays, name: str) -> list[tuple[str, Array]]:
@@ -50,7 +50,7 @@ class Tree:
     parts: (params, name) of each group, or of all there is.
     """
 
-    def __init__(self, params: Groups) -> None:
+    def __init__(self, params: Params) -> None:
         self.params = params
         self.grouped = isinstance(params, list | tuple) and any(isinstance(p, dict) for p in params)
         if self.grouped:
@@ -65,7 +65,7 @@ class Tree:
         """The hyperparameters that group k gives itself."""
         return {key: value for key, value in self.params[k].items() if key != "params"} if self.grouped else {}
 
-    def matching(self, tree: Groups, name: str) -> list[tuple[str, Array]]:
+    def matching(self, tree: Params, name: str) -> list[tuple[str, Array]]:
         """(name, array) pairs of a tree of this structure, in order; ValueError or TypeError for another one."""
         if not self.grouped:
             return matching(tree, self.params, name)
