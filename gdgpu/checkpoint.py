@@ -1,16 +1,27 @@
 """Checkpoints: named arrays and text in one safetensors file, replaced atomically; optimizers as such."""
 
+from __future__ import annotations
+
 import json
 import reprlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .core.checks import element
 from .core.files import replacing
 from .devices import on_host
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def save(path, tensors, metadata=None):
+    from .optimizers.base import Optimizer
+    from .typing import Array, Path
+
+
+def save(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write the arrays and the text to `path`; it then holds the old checkpoint or the new one, never a part.
 
     tensors: dict of name -> NumPy or CuPy array, any shape. metadata: dict of str -> str.
@@ -44,7 +55,7 @@ def save(path, tensors, metadata=None):
         _check_written(file.name, arrays, metadata)
 
 
-def load(path):
+def load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The (tensors, metadata) that `save` wrote: dicts of NumPy arrays, which own their memory, and of text.
 
     Raises OSError if the file cannot be opened, ValueError if it is not a whole safetensors file.
@@ -56,7 +67,7 @@ def load(path):
 
 
 @contextmanager
-def _opened(path, otherwise):
+def _opened(path: Path, otherwise: str) -> Iterator[Any]:
     """The safetensors file, of which whatever cannot be read is a ValueError."""
     from safetensors import safe_open
 
@@ -69,7 +80,7 @@ def _opened(path, otherwise):
         raise ValueError(f"{otherwise} ({_line(error)})") from None
 
 
-def _check_written(path, arrays, metadata):
+def _check_written(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
     """ValueError unless the file has these names, shapes, dtypes and this text."""
     with _opened(path, "tensors: safetensors cannot read back a file of them") as file:
         said, kinds = file.metadata() or {}, {name: _found(file, name) for name in file.keys()}  # noqa: SIM118
@@ -80,7 +91,7 @@ def _check_written(path, arrays, metadata):
         raise ValueError(f"tensors: safetensors reads back another {differing[0]!r}")
 
 
-def _found(file, name):
+def _found(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """(shape, dtype) of one of its tensors; reads an element of it."""
     view = file.get_slice(name)
     shape = tuple(view.get_shape())
@@ -88,7 +99,7 @@ def _found(file, name):
     return shape, first.dtype
 
 
-def _check_text(argument, text):
+def _check_text(argument: str, text: object) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{argument}: expected str, got {_kind(text)} {reprlib.repr(text)}")
     try:
@@ -97,15 +108,15 @@ def _check_text(argument, text):
         raise ValueError(f"{argument}: {reprlib.repr(text)} has surrogates, which are no text") from None
 
 
-def _kind(value):
+def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _line(error):
+def _line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def save_optimizer(path, optimizer, metadata=None):
+def save_optimizer(path: Path, optimizer: Optimizer, metadata: Mapping[str, str] | None = None) -> None:
     """Write all that continues a run: the parameters, the optimizer's state, steps, lr and hyperparameters.
 
     metadata: dict of str -> str, kept beside them. Errors as of `save`; ValueError for metadata under a key of the
@@ -118,7 +129,7 @@ def save_optimizer(path, optimizer, metadata=None):
     save(path, tensors, metadata | text)
 
 
-def load_optimizer(path, optimizer):
+def load_optimizer(path: Path, optimizer: Optimizer) -> dict[str, str]:
     """Bring the optimizer and its parameters to where `save_optimizer` found them; returns the metadata.
 
     The steps that follow have the bits of those that followed there; a function assigned to lr stays. Raises OSError if
@@ -129,7 +140,7 @@ def load_optimizer(path, optimizer):
     return metadata
 
 
-def packed(optimizer):
+def packed(optimizer: Optimizer) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """(tensors, metadata) that hold an optimizer and its parameters; see `unpack`.
 
     Tensors are named by their place: params/weight, state/exp_avg/weight; of the first of several groups
@@ -151,7 +162,7 @@ def packed(optimizer):
     return tensors, {"optimizer": saved["optimizer"]} | text
 
 
-def unpack(optimizer, tensors, metadata):
+def unpack(optimizer: Optimizer, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Continue from what `packed` returned. Raises ValueError naming what differs, before anything is touched."""
     from .core.arrays import on_device_of
     from .core.turns import turn
@@ -188,7 +199,7 @@ def unpack(optimizer, tensors, metadata):
             v.owner.view(bits)[...] = engine.xp.asarray(array.view(bits))
 
 
-def _read(key, text):
+def _read(key: str, text: str) -> Any:
     """What the JSON text says; ValueError for what is none, or says NaN, or is nested without end."""
     try:
         return json.loads(text, parse_constant=_refuse)
@@ -197,17 +208,17 @@ def _read(key, text):
         raise ValueError(f"optimizer: the checkpoint has text that is not JSON under {key!r} ({said})") from None
 
 
-def _refuse(constant):
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _plain(number):
+def _plain(number: Any) -> int | float:
     """NumPy's numbers, which json does not know."""
     number = element(number)
     return int(number) if isinstance(number, Integral) else float(number)
 
 
-def _leaves(tree, at=""):
+def _leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     """(place, leaf) of every leaf of nested dicts and lists."""
     if not isinstance(tree, dict | list | tuple):
         yield at, tree
@@ -216,7 +227,7 @@ def _leaves(tree, at=""):
         yield from _leaves(value, f"{at}/{key}" if at else str(key))
 
 
-def _filled(tree, found, at=""):
+def _filled(tree: Any, found: Mapping[str, Any], at: str = "") -> Any:
     """The tree with what was found at the place of each of its leaves; KeyError names one where nothing was."""
     if isinstance(tree, dict):
         return {key: _filled(value, found, f"{at}/{key}" if at else str(key)) for key, value in tree.items()}

@@ -1,10 +1,19 @@
 """Which device runs: the CPU, a CUDA device through CuPy, or numba's CUDA simulator."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .typing import Array
+    from .typing import Device as DeviceName
 
 NAMES = ("auto", "cpu", "cuda")
 
@@ -19,14 +28,21 @@ class Device:
     name: str
     xp: ModuleType
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: by its name, which is looked up again."""
+        return resolve, (self.name,)
 
-def simulated():
+
+DeviceLike: TypeAlias = "DeviceName | Device | None"
+
+
+def simulated() -> bool:
     """True if CUDA kernels run in numba's simulator (NUMBA_ENABLE_CUDASIM=1)."""
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 @cache
-def why_no_cuda():
+def why_no_cuda() -> str | None:
     """One line that says why the GPU is not used, or None if it can be.
 
     The answer is kept for the life of the process: looking for a driver is slow.
@@ -43,12 +59,12 @@ def why_no_cuda():
     return why_no_device() or why_no_kernels()  # last: where there is no GPU, nobody waits for numba.cuda
 
 
-def _import_cupy():
+def _import_cupy() -> None:
     if not simulated():
         import cupy  # noqa: F401
 
 
-def why_no_device():
+def why_no_device() -> str | None:
     """One line that says why CuPy sees no GPU, or None if it sees one. ImportError without CuPy."""
     import cupy
 
@@ -60,7 +76,7 @@ def why_no_device():
     return None
 
 
-def why_no_kernels(compiles=None):
+def why_no_kernels(compiles: bool | None = None) -> str | None:
     """One line that says why no CUDA kernel can be compiled or taken from the disk, or None if it can; needs no GPU.
 
     compiles: whether what only compiles is asked for too. None: unless machine code that was compiled elsewhere is
@@ -94,7 +110,7 @@ def why_no_kernels(compiles=None):
     return why_no_code(cuda.libraries) if compiles else None
 
 
-def resolve(device=None):
+def resolve(device: DeviceLike = None) -> Device:
     """The device asked for: "auto", "cpu" or "cuda"; None takes GDGPU_DEVICE, else "auto".
 
     "auto" is the GPU where one can be used, else the CPU; it is never the simulator.
@@ -115,7 +131,7 @@ def resolve(device=None):
     return Device(device, import_module(module))
 
 
-def on_host(array):
+def on_host(array: Array) -> NDArray[Any]:
     """`array` as a C-contiguous NumPy array; copies from the GPU if it is there."""
     import numpy as np
 

@@ -4,44 +4,47 @@ Every function here returns a function t -> lr, t = 0, 1, …; after its last st
 the largest float is inf, which an optimizer refuses. All raise ValueError or TypeError naming the argument.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 
 from .core.checks import MAX_STEPS, count, element, number
+from .typing import Schedule
 
 _FAR = int(sys.float_info.max)  # no power of a float changes further on
 
 
-def constant(lr):
+def constant(lr: float) -> Schedule:
     """lr, at every step."""
     lr = number("lr", lr)
     return lambda t: lr
 
 
-def step(lr, every, factor=0.1):
+def step(lr: float, every: int, factor: float = 0.1) -> Schedule:
     """lr * factor^floor(t / every): lr changes by the factor after every so many steps (torch's StepLR)."""
-    lr, every, factor = number("lr", lr), count("every", every, least=1, most=MAX_STEPS), number("factor", factor)
+    lr, every, factor = number("lr", lr), count("every", every, least=1, limit=MAX_STEPS), number("factor", factor)
     return lambda t: _times_power(lr, factor, element(t) // every)
 
 
-def exponential(lr, factor):
+def exponential(lr: float, factor: float) -> Schedule:
     """lr * factor^t (torch's ExponentialLR); with a factor above 1, a test of which rates are too large."""
     lr, factor = number("lr", lr), number("factor", factor)
     return lambda t: _times_power(lr, factor, element(t))
 
 
-def cosine(lr, steps, warmup=0, final=0.0):
+def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
     """From lr down to `final` along half a cosine; before, a straight rise over `warmup` of the `steps`.
 
     t < warmup: lr * (t + 1) / warmup; then final + (lr - final) * (1 + cos(pi * (t - warmup) / (steps - warmup))) / 2.
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (torch's CosineAnnealingLR).
     """
     lr, final = number("lr", lr), number("final", final)
-    steps, warmup = count("steps", steps, least=1, most=MAX_STEPS), count("warmup", warmup, most=MAX_STEPS)
+    steps, warmup = count("steps", steps, least=1, limit=MAX_STEPS), count("warmup", warmup, limit=MAX_STEPS)
     if warmup >= steps:
         raise ValueError(f"warmup: expected fewer than the {steps} steps, got {warmup}")
 
-    def at(t):
+    def at(t: int) -> float:
         t = min(element(t), steps)
         if t < warmup:
             return lr * (t + 1) / warmup
@@ -50,17 +53,17 @@ def cosine(lr, steps, warmup=0, final=0.0):
     return at
 
 
-def one_cycle(lr, steps, rise=0.3, start=25.0, final=1e4):
+def one_cycle(lr: float, steps: int, rise: float = 0.3, start: float = 25.0, final: float = 1e4) -> Schedule:
     """Up to lr and down again, each along half a cosine: from lr / start, over rise * steps, to lr / start / final.
 
     Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120, as torch's OneCycleLR.
     """
-    lr, steps = number("lr", lr), count("steps", steps, least=2, most=MAX_STEPS)
+    lr, steps = number("lr", lr), count("steps", steps, least=2, limit=MAX_STEPS)
     rise = number("rise", rise, high=1)
     start, final = number("start", start, low=1), number("final", final, low=1)
     top = rise * steps - 1
 
-    def at(t):
+    def at(t: int) -> float:
         t = min(element(t), steps - 1)
         if t <= top:
             return _between(lr / start, lr, t / top if top else 1.0)
@@ -69,21 +72,21 @@ def one_cycle(lr, steps, rise=0.3, start=25.0, final=1e4):
     return at
 
 
-def inverse_sqrt(lr, warmup):
+def inverse_sqrt(lr: float, warmup: int) -> Schedule:
     """lr * min((t + 1) / warmup, sqrt(warmup / (t + 1))): a straight rise to lr, then the inverse square root.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 5.3.
     """
-    lr, warmup = number("lr", lr), count("warmup", warmup, least=1, most=MAX_STEPS)
+    lr, warmup = number("lr", lr), count("warmup", warmup, least=1, limit=MAX_STEPS)
 
-    def at(t):
+    def at(t: int) -> float:
         done = element(t) + 1
         return lr * (done / warmup if done <= warmup else math.sqrt(warmup / done))
 
     return at
 
 
-def _times_power(lr, factor, exponent):
+def _times_power(lr: float, factor: float, exponent: int) -> float:
     """lr * factor^exponent; inf where that is more than a float holds."""
     try:
         return lr * factor ** min(exponent, _FAR)
@@ -91,6 +94,6 @@ def _times_power(lr, factor, exponent):
         return math.inf if lr else 0.0
 
 
-def _between(first, last, share):
+def _between(first: float, last: float, share: float) -> float:
     """Along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2

@@ -1,7 +1,11 @@
 """The training loop: batches, gradients and steps, with nothing in an epoch that waits for the device."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -12,8 +16,25 @@ from .datasets.minibatches import batch_starts, minibatches
 from .devices import on_host
 from .models.base import check_owner
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-@dataclass
+    from .models.base import Model
+    from .optimizers.base import Optimizer
+    from .typing import Array, BatchSize
+
+
+class Record(TypedDict):
+    """An epoch of a History."""
+
+    epoch: int
+    loss: float
+    test_loss: float | None
+    test_metric: float | None
+    seconds: float
+
+
+@dataclass(repr=False)
 class History:
     """What a run was and how it went; both parts hold plain values that JSON can write.
 
@@ -22,38 +43,49 @@ class History:
     "seconds", the time that its steps took.
     """
 
-    config: dict
-    epochs: list = field(default_factory=list)
+    config: dict[str, Any]
+    epochs: list[Record] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Model, optimizer, the number of epochs, and the figures of the last one."""
+        shown = {key: self.config[key] for key in ("model", "optimizer") if key in self.config}
+        shown["epochs"] = len(self.epochs)
+        last = self.epochs[-1] if self.epochs else {}
+        shown |= {key: last[key] for key in ("loss", "test_loss", "test_metric") if last.get(key) is not None}
+        return f"History({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
 
 class Diverged(ArithmeticError):
     """A loss or the parameters were not finite. `step`: where, counted from 1 over the whole run."""
 
-    def __init__(self, step, reason):
+    step: int
+    reason: str
+
+    def __init__(self, step: int, reason: str) -> None:
         super().__init__(step, reason)
         self.step, self.reason = step, reason
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"training diverged at step {self.step}: {self.reason}"
 
 
 @ranged
 def fit(
-    model,
-    X,
-    t,
-    optimizer,
-    batch_size=64,
-    epochs=10,
-    seed=0,
+    model: Model,
+    X: Array,
+    t: Array,
+    optimizer: Optimizer,
+    batch_size: BatchSize = 64,
+    epochs: int = 10,
+    seed: int = 0,
     *,
-    shuffle=True,
-    drop_last=False,
-    validation=None,
-    first_epoch=0,
-    on_step=None,
-    on_epoch=None,
-):
+    shuffle: bool = True,
+    drop_last: bool = False,
+    validation: tuple[Array, Array] | None = None,
+    first_epoch: int = 0,
+    on_step: Callable[[int, Array], object] | None = None,
+    on_epoch: Callable[[Record], object] | None = None,
+) -> History:
     """Gradient descent: for each batch of each epoch, `optimizer.step` of the model's gradient over it.
 
     Batch descent is batch_size="full", stochastic 1, mini-batch N: see `minibatches`, which draws the
@@ -108,7 +140,7 @@ def fit(
         with np.errstate(all="ignore"):  # a run that diverges says so once, by Diverged
             counts, losses = _descend(model, optimizer, batches, on_step)
         _check_finite(losses, model, steps_before=epoch * len(starts))
-        record = {
+        record: Record = {
             "epoch": epoch,
             "loss": float(np.average(losses, weights=counts)),
             "test_loss": None,
@@ -124,7 +156,12 @@ def fit(
     return history
 
 
-def _descend(model, optimizer, batches, on_step):
+def _descend(
+    model: Model,
+    optimizer: Optimizer,
+    batches: Iterable[tuple[Array, ...]],
+    on_step: Callable[[int, Array], object] | None,
+) -> tuple[list[int], NDArray[np.float64]]:
     """One epoch of steps: the samples of each, and its loss, in float64 on the host."""
     counts, losses = [], []
     for X, t in batches:
@@ -137,7 +174,7 @@ def _descend(model, optimizer, batches, on_step):
     return counts, on_host(model.device.xp.stack(losses)).astype("float64")
 
 
-def _check_finite(losses, model, steps_before):
+def _check_finite(losses: NDArray[np.float64], model: Model, steps_before: int) -> None:
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise Diverged(steps_before + int(bad[0]) + 1, f"loss is {losses[bad[0]]}")
@@ -146,7 +183,7 @@ def _check_finite(losses, model, steps_before):
             raise Diverged(steps_before + len(losses), f"{name} is not finite")
 
 
-def _prepare_validation(model, validation):
+def _prepare_validation(model: Model, validation: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
     if validation is None:
         return None
     if not isinstance(validation, tuple | list) or len(validation) != 2:

@@ -1,8 +1,12 @@
 """Several training runs side by side: what `gdgpu compare` does."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +16,15 @@ from ..training import Diverged, fit
 from . import plotting, progress
 from .train import Session, _check_outputs
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .options import Options
+
 _LABEL = {"optimizer": "{}", "batch_size": "batch {}", "lr": "lr {}"}
 
 
-def compare(options, grid, reach=None):
+def compare(options: Options, grid: Mapping[str, Sequence[Any]], reach: float | None = None) -> None:
     """Train every combination of `grid`, write the files asked for, show a table.
 
     options: options.Options, what all runs share. grid: names of options -> values; runs that differ only in
@@ -57,11 +66,11 @@ def compare(options, grid, reach=None):
 class Row:
     """Sessions of one combination, one for each seed. label: its own options. diverged: why some stopped."""
 
-    label: tuple
-    sessions: list = field(default_factory=list)
-    diverged: list = field(default_factory=list)
+    label: tuple[str, ...]
+    sessions: list[Session] = field(default_factory=list)
+    diverged: list[Diverged] = field(default_factory=list)
 
-    def line(self):
+    def line(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(epochs, seconds, losses) as plotting.plot_runs takes them."""
         losses, seconds = (
             np.array([[record[key] for record in session.epochs] for session in self.sessions])
@@ -69,7 +78,7 @@ class Row:
         )
         return np.arange(1, losses.shape[1] + 1), seconds.cumsum(axis=1).mean(axis=0), losses
 
-    def cells(self, reach):
+    def cells(self, reach: float) -> dict[str, str | None]:
         """The row of the table, by header."""
         options = self.sessions[0].options
         cells = {"optimizer": options.optimizer, "batch": str(options.batch_size)}
@@ -81,20 +90,20 @@ class Row:
         return cells | {header: _spread([run[header] for run in measured], header) for header in measured[0]}
 
 
-def _sessions(options, grid):
+def _sessions(options: Options, grid: Mapping[str, Sequence[Any]]) -> list[Row]:
     """A Row for each combination but for the seed. All options are checked before the first run is trained."""
     rows, splits = {}, {}
     varied = [name for name in _LABEL if len(set(grid[name])) > 1] or ["optimizer"]
     for values in product(*(dict.fromkeys(column) for column in grid.values())):
-        own = dict(zip(grid, values, strict=True))
-        session = Session(replace(options, **own))
-        session.split = splits.setdefault(own["seed"], session.split)  # one copy in memory
-        label = tuple(_LABEL[name].format(own[name]) for name in varied)
+        chosen = dict(zip(grid, values, strict=True))
+        session = Session(replace(options, **chosen))
+        session.split = splits.setdefault(chosen["seed"], session.split)  # one copy in memory
+        label = tuple(_LABEL[name].format(chosen[name]) for name in varied)
         rows.setdefault(label, Row(label)).sessions.append(session)
     return list(rows.values())
 
 
-def _train(session):
+def _train(session: Session) -> Diverged | None:
     """Train; the Diverged that stopped it, or None."""
     try:
         _compile(session)
@@ -103,7 +112,7 @@ def _train(session):
         return error
 
 
-def _compile(session):
+def _compile(session: Session) -> None:
     """Take a step and undo it: the seconds of no run contain what happens only once."""
     model, optimizer, split = session.model, session.optimizer, session.split
     params = {name: array.copy() for name, array in model.params.items()}
@@ -116,7 +125,7 @@ def _compile(session):
     optimizer.load_state_dict(state)
 
 
-def _record(session, diverged):
+def _record(session: Session, diverged: Diverged | None) -> dict[str, Any]:
     """What `gdgpu train --history` writes, and where the run diverged."""
     return {
         "config": session.config,
@@ -125,7 +134,7 @@ def _record(session, diverged):
     }
 
 
-def _measure(session, reach):
+def _measure(session: Session, reach: float) -> dict[str, Any]:
     """Cells of a run that did not diverge; None where there is nothing to say."""
     epochs, last, metric = session.epochs, session.epochs[-1], session.model.metric_name
     seconds = np.cumsum([record["seconds"] for record in epochs])
@@ -140,7 +149,7 @@ def _measure(session, reach):
     }
 
 
-def _spread(values, header=""):
+def _spread(values: list[Any], header: str = "") -> str | None:
     """Mean, and the standard deviation if values differ; None if one is missing."""
     if None in values:
         found = len(values) - values.count(None)

@@ -1,16 +1,23 @@
 """What gdgpu runs on: versions, processors, and why the GPU is not used if it is not."""
 
+from __future__ import annotations
+
 import platform
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..devices import simulated, why_no_cuda, why_no_kernels
 from ..kernels.backend import toolchain
 from ..machine_code.tools import MissingToolError, tool_version
 
+if TYPE_CHECKING:
+    from ..devices import Device
+
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 
 
-def rows():
+def rows() -> list[tuple[str, str]]:
     """(name, value) rows for `gdgpu info`."""
     reason = why_no_cuda()
     return [
@@ -27,7 +34,7 @@ def rows():
     ]
 
 
-def describe(device):
+def describe(device: Device) -> str:
     """A Device in words, for the table of a run."""
     if device.name == "cpu":
         return f"cpu, {_threads()} threads"
@@ -37,15 +44,15 @@ def describe(device):
     return f"cuda, {runtime.getDeviceProperties(runtime.getDevice())['name'].decode()}"
 
 
-def _absent(reason):
+def _absent(reason: str | None) -> str:
     return f"not used: {reason}" if reason else "simulated on the CPU (NUMBA_ENABLE_CUDASIM)"
 
 
-def _version(*packages):
+def _version(*packages: str) -> str:
     return toolchain.version(*packages) or "not installed"
 
 
-def _cuda_versions():
+def _cuda_versions() -> list[tuple[str, str]]:
     try:
         from cupy.cuda import runtime
 
@@ -56,7 +63,7 @@ def _cuda_versions():
     return [("CUDA runtime", shown[0]), ("CUDA driver", shown[1])]
 
 
-def _compilers():
+def _compilers() -> Iterator[tuple[str, str]]:
     """Those of CUDA kernels, which need no GPU, and what is broken about them."""
     yield from ((name, found or "not found") for name, found in toolchain.versions().items())
     try:
@@ -66,7 +73,7 @@ def _compilers():
     yield "CUDA kernels", "simulated" if simulated() else why_no_kernels(compiles=True) or "can be compiled"
 
 
-def _cpu():
+def _cpu() -> str:
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
@@ -74,13 +81,13 @@ def _cpu():
         return platform.processor() or platform.machine()
 
 
-def _threads():
+def _threads() -> int:
     from ..kernels.backend.threads import num_threads
 
     return num_threads()
 
 
-def _gpus():
+def _gpus() -> Iterator[tuple[str, str]]:
     from cupy.cuda import runtime
 
     for device in range(runtime.getDeviceCount()):

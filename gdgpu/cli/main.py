@@ -1,8 +1,12 @@
 """The command line: gdgpu train, compare, info. What is slow to import waits until it is needed."""
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -14,7 +18,7 @@ _DEFAULT = Options()
 _MOMENTA = ", ".join(f"{name} {o.defaults['momentum']:g}" for name, o in OPTIMIZERS.items() if "momentum" in o.defaults)
 
 
-def main(args=None):
+def main(args: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0; 2 and one line for what the user can mend; 1 and one line
     if training diverged; 130 and one line if interrupted. Anything else is a bug, and keeps its traceback."""
     try:
@@ -44,7 +48,7 @@ def main(args=None):
     sys.exit(code)
 
 
-def _named_as_typed(message):
+def _named_as_typed(message: str) -> str:
     """The library names its argument, "batch_size: ..."; the user typed --batch-size."""
     name, colon, rest = message.partition(":")
     typed = {option.name for command in cli.commands.values() for option in command.params if option.opts[0][0] == "-"}
@@ -54,7 +58,7 @@ def _named_as_typed(message):
 class _BatchSize(click.ParamType):
     name = "batch size"
 
-    def convert(self, value, parameter, context):
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | str:
         if value == "full" or isinstance(value, int):
             return value
         try:
@@ -63,7 +67,7 @@ class _BatchSize(click.ParamType):
             self.fail(f'expected an int >= 1 or "full", got {value!r}', parameter, context)
 
 
-def _options(*options):
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A decorator that adds these options and arguments, in this order."""
     return lambda command: functools.reduce(lambda command, option: option(command), reversed(options), command)
 
@@ -98,7 +102,7 @@ _QUIET = click.option("--quiet", is_flag=True, help="Show errors only.")
 )
 @click.version_option(__version__, message="gdgpu %(version)s")
 @click.pass_context
-def cli(context):
+def cli(context: click.Context) -> None:
     """Gradient descent at the speed of memory, with the same bits on CPU and GPU."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -118,7 +122,7 @@ def cli(context):
 @click.option("--checkpoint", metavar="FILE.safetensors", help="Written after every epoch.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint, if it exists.")
 @_QUIET
-def train(**options):
+def train(**options: Any) -> None:
     """Train a model on DATA: .npz (X and y or t), .csv, .npy or IDX (with --target FILE).
 
     Without DATA: 1797 handwritten digits.
@@ -146,7 +150,14 @@ def train(**options):
 @click.option("--plot", metavar="FILE.png", help="Draw the training losses against epochs and against seconds.")
 @_HISTORY
 @_QUIET
-def compare(optimizer, batch_size, lr, seed, reach, **shared):
+def compare(
+    optimizer: Sequence[str],
+    batch_size: Sequence[int | str],
+    lr: Sequence[float],
+    seed: Sequence[int],
+    reach: float | None,
+    **shared: Any,
+) -> None:
     """Train on DATA (as train takes it) once with each optimizer, batch size, learning rate and seed.
 
     Options that choose may be repeated: --optimizer sgd --optimizer adam --batch-size 1 --batch-size full.
@@ -162,7 +173,7 @@ def compare(optimizer, batch_size, lr, seed, reach, **shared):
 
 
 @cli.command()
-def info():
+def info() -> None:
     """Show versions and devices, and why a GPU is not used."""
     from .info import rows
     from .progress import show_table

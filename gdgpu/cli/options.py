@@ -1,7 +1,7 @@
 """What a run can be made of: the tables of models and optimizers, and the command line's options."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Model(NamedTuple):
@@ -16,8 +16,8 @@ class Optimizer(NamedTuple):
     with lr only if it does not depend on the scale of the features."""
 
     new: str
-    fixed: dict
-    defaults: dict
+    fixed: dict[str, Any]
+    defaults: dict[str, float]
 
 
 MODELS = {

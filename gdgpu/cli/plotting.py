@@ -1,13 +1,21 @@
 """The pictures of a run, epoch by epoch, and of several side by side."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping
 from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours without the pale yellow: told apart by colour-blind eyes, legible on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-def check(path):
+def check(path: str) -> None:
     """Raise a ValueError if `plot` could not draw to `path`: no matplotlib, or no such format."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +26,7 @@ def check(path):
         raise ValueError(f"plot: expected a file named .png, .pdf or .svg, got {path}")
 
 
-def plot(path, epochs, metric_name, title=""):
+def plot(path: str, epochs: list[dict[str, Any]], metric_name: str, title: str = "") -> None:
     """Draw the losses (left) and the test metric (right) of History.epochs to `path`, atomically.
 
     The training loss of an epoch is the mean of the losses seen at its steps, while the parameters moved; the
@@ -29,7 +37,7 @@ def plot(path, epochs, metric_name, title=""):
     axes = figure.subplots(1, 2 if tested else 1, squeeze=False)[0]
     number = [record["epoch"] + 1 for record in epochs]
 
-    def curve(axis, key, color, label):
+    def curve(axis: Axes, key: str, color: str, label: str) -> None:
         values = [float("nan") if record[key] is None else record[key] for record in epochs]
         axis.plot(number, values, color=color, label=label, marker="o" if len(values) < 2 else None, linewidth=2)
 
@@ -48,7 +56,7 @@ def plot(path, epochs, metric_name, title=""):
     _save(figure, path)
 
 
-def plot_runs(path, lines, title=""):
+def plot_runs(path: str, lines: Mapping[tuple[str, ...], tuple[Any, Any, Any] | None], title: str = "") -> None:
     """Draw training losses against epochs (left) and seconds (right) to `path`, atomically.
 
     lines: {label: (epochs, seconds, losses)}: the seconds since the start at the end of each epoch, and the losses
@@ -84,7 +92,7 @@ def plot_runs(path, lines, title=""):
     _save(figure, path)
 
 
-def _figure(width, height):
+def _figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that belongs to no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,7 +102,7 @@ def _figure(width, height):
     return figure
 
 
-def _finish(axis, epochs=False):
+def _finish(axis: Axes, epochs: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if epochs:
@@ -104,7 +112,7 @@ def _finish(axis, epochs=False):
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _logarithmic(axis, which):
+def _logarithmic(axis: Axes, which: str) -> None:
     """A logarithmic axis whose labels stay apart, over half a decade or over eight."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -115,12 +123,12 @@ def _logarithmic(axis, which):
     scale.set_minor_formatter(NullFormatter())
 
 
-def _save(figure, path):
+def _save(figure: Figure, path: str) -> None:
     from ..core.files import replacing
 
     with replacing(path) as file:
         figure.savefig(file, format=_format(path), dpi=160)
 
 
-def _format(path):
+def _format(path: str) -> str:
     return os.path.splitext(path)[1].lower().removeprefix(".")

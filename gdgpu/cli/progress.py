@@ -1,7 +1,16 @@
 """What a run shows: a progress bar on standard error, tables on standard output."""
 
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..optimizers.base import Optimizer
 
 LINE = 300  # characters that an error or a note has at most
 _INTERVAL = 0.1  # seconds between updates, each of which reads a loss and so waits for a GPU
@@ -13,14 +22,14 @@ class TrainingBar:
     Bytes counted: 4 for each feature of each sample that a gradient reads, and `step_bytes` for each step.
     """
 
-    def __init__(self, session):
+    def __init__(self, session: Any) -> None:
         self.samples, self.epochs = len(session.split.X), session.options.epochs
         self.done = self.samples * len(session.epochs)
         self.sample_bytes, self.step_bytes = 4 * session.model.n_features, step_bytes(session.optimizer)
         self.read = self.steps = 0
         self.started = self.shown = None
 
-    def __enter__(self):
+    def __enter__(self) -> TrainingBar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -35,10 +44,10 @@ class TrainingBar:
         self.progress.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
-    def on_step(self, samples, loss):
+    def on_step(self, samples: int, loss: Any) -> None:
         self.done += samples
         now = time.perf_counter()
         if self.started is None:  # the first step compiles
@@ -53,31 +62,31 @@ class TrainingBar:
             speed = f"{short(self.read / seconds)} samples/s  {rate:.3g} GB/s"
             self.progress.update(self.task, **self._fields(f"loss {float(loss):.4g}  {speed}"), refresh=True)
 
-    def _fields(self, speed):
+    def _fields(self, speed: str) -> dict[str, Any]:
         epoch = min(self.done // self.samples + 1, self.epochs)
         return {"completed": self.done, "epoch": f"{epoch}/{self.epochs}", "speed": speed}
 
 
-def step_bytes(optimizer):
+def step_bytes(optimizer: Optimizer) -> int:
     """Bytes that a step moves: it reads w, g and the state, and writes w and the state, each once."""
     params = optimizer.params.values()
     state = optimizer.state_dict()["state"].values()
-    kept = sum(array.nbytes for arrays in state for array in arrays.values())
-    return 3 * sum(array.nbytes for array in params) + 2 * kept
+    state_bytes = sum(array.nbytes for arrays in state for array in arrays.values())
+    return 3 * sum(array.nbytes for array in params) + 2 * state_bytes
 
 
-def is_terminal():
+def is_terminal() -> bool:
     """Whether standard error is one, where a progress bar makes sense."""
     return sys.stderr.isatty()
 
 
-def console(stderr=False):
+def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
 
 
-def show_table(rows, title=None):
+def show_table(rows: Iterable[tuple[str, object]], title: str | None = None) -> None:
     """Print (name, value) rows; a value of None leaves its row out."""
     from rich.box import SIMPLE
     from rich.table import Table
@@ -92,7 +101,7 @@ def show_table(rows, title=None):
     console().print(table)
 
 
-def show_rows(rows, title=None, caption=None):
+def show_rows(rows: Sequence[dict[str, str | None]], title: str | None = None, caption: str | None = None) -> None:
     """Print rows {header: text}, None for an empty cell; columns that are empty throughout are left out.
 
     Each row is a table of its own where the terminal is too narrow for one of all.
@@ -124,19 +133,19 @@ def show_rows(rows, title=None, caption=None):
         screen.print(caption)
 
 
-def note(text):
+def note(text: str) -> None:
     """One line of news on standard error."""
     console(stderr=True).print(one_line(text, sys.stderr.encoding), markup=False, soft_wrap=True)
 
 
-def one_line(text, encoding=None):
+def one_line(text: str, encoding: str | None = None) -> str:
     """Text that may quote anything as one printable line of at most LINE characters, with its middle left out."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(_ends(text, 4 * LINE).split()))
     encoding = encoding or "utf-8"
     return _ends(shown.encode(encoding, "backslashreplace").decode(encoding), LINE)
 
 
-def _ends(text, size):
+def _ends(text: str, size: int) -> str:
     """The text, or what fits of its beginning and its end."""
     if len(text) <= size:
         return text
@@ -144,7 +153,7 @@ def _ends(text, size):
     return f"{text[: size - last - 5]} ... {text[-last:]}"
 
 
-def short(number):
+def short(number: float) -> str:
     """1234567 -> "1.23M"."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

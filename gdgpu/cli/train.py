@@ -1,7 +1,11 @@
 """One training run from a file to a table: what `gdgpu train` does."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +22,15 @@ from . import plotting, progress, resume
 from .info import describe
 from .options import HIDDEN, MODELS, OPTIMIZERS, RATES, TASKS
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def train(options):
+    from ..devices import Device
+    from ..optimizers.base import Optimizer
+    from .options import Options
+
+
+def train(options: Options) -> None:
     """Check everything, train, write the files asked for, show the table. options: options.Options.
 
     Raises ValueError or TypeError naming the option, OSError, Diverged.
@@ -42,7 +53,7 @@ def train(options):
 class Session:
     """Data, model and optimizer of a run, and how far it is: `epochs` holds the records of its History."""
 
-    def __init__(self, options):
+    def __init__(self, options: Options) -> None:
         self.options, self.epochs = options, []
         device = resolve(options.device)
         count("epochs", options.epochs, least=1)
@@ -56,7 +67,7 @@ class Session:
         self.source = data.source
         self.fingerprint = data.fingerprint() if options.checkpoint else None
 
-    def _new_optimizer(self):
+    def _new_optimizer(self) -> tuple[Optimizer, dict[str, Any]]:
         options, row = self.options, OPTIMIZERS[self.options.optimizer]
         given = {"lr": options.lr, "momentum": options.momentum}
         given = {name: value for name, value in given.items() if value is not None}
@@ -73,14 +84,14 @@ class Session:
         return optimizer, hyper | {"lr": optimizer.lr}
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """All that the bits of the result depend on, but for the number of epochs."""
         options, model = self.options, self.model
         return {
             "model": model.name,
             "features": model.n_features,
             "outputs": model.n_outputs,
-            **_own_settings(model),
+            **_particular_settings(model),
             "dtype": model.dtype.name,
             "optimizer": options.optimizer,
             **self.hyper,
@@ -91,7 +102,7 @@ class Session:
         }
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """What --history keeps: the settings, and where they were applied."""
         return self.settings | {
             "task": "classification" if self.labels else "regression",
@@ -104,13 +115,13 @@ class Session:
             "version": gdgpu.__version__,
         }
 
-    def train(self):
+    def train(self) -> None:
         """Train the epochs that are missing, and write a checkpoint after each."""
         options, split, done = self.options, self.split, len(self.epochs)
         if done >= options.epochs:
             return
 
-        def on_epoch(record):
+        def on_epoch(record: dict[str, Any]) -> None:
             self.epochs.append(record)
             if options.checkpoint:
                 resume.store(self, options.checkpoint)
@@ -132,26 +143,29 @@ class Session:
             )
 
     @property
-    def left_out(self):
+    def left_out(self) -> str | None:
         """Which columns were no features, if any."""
         return f"{self.source}: left out {self.notes['left out']}" if "left out" in self.notes else None
 
-    def note(self, text):
+    def note(self, text: str | None) -> None:
         """Tell the user, unless asked to be quiet."""
         if text and not self.options.quiet:
             progress.note(text)
 
-    def summary(self):
+    def summary(self) -> list[tuple[str, object]]:
         """Rows of the final table."""
         split, model, last = self.split, self.model, self.epochs[-1]
         samples = f"{len(split.X)} training and {len(split.X_test)} test samples"
         hyper = ", ".join(f"{name} {value:g}" for name, value in self.hyper.items())
-        own = [f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}" for name, value in _own_settings(model).items()]
+        particular = [
+            f"{name} {','.join(f'{v:g}' for v in np.ravel(value))}"
+            for name, value in _particular_settings(model).items()
+        ]
         tested = last["test_loss"] is not None
         return [
             ("data", f"{self.source}, {samples} of {model.n_features} features"),
             *self.notes.items(),
-            ("model", ", ".join([model.name, *own])),
+            ("model", ", ".join([model.name, *particular])),
             ("optimizer", f"{self.options.optimizer}, {hyper}, batch size {self.options.batch_size}"),
             ("device", describe(model.device)),
             ("epochs", len(self.epochs)),
@@ -162,7 +176,7 @@ class Session:
         ]
 
 
-def default_lr(rate, momentum, batch_size, X):
+def default_lr(rate: float, momentum: float, batch_size: int, X: NDArray[Any]) -> float:
     """rate * (1 - momentum) * B / (B + 32) / (1 + mean |x|^2), to two digits.
 
     Stable for every batch size and scale of the features: squared error has a curvature of at most
@@ -173,7 +187,9 @@ def default_lr(rate, momentum, batch_size, X):
     return float(f"{rate * (1 - momentum) * batch_size / (batch_size + 32) / (1 + square):.2g}")
 
 
-def _choose_model(data, name, task):
+def _choose_model(
+    data: datasets.Dataset, name: str | None, task: str | None
+) -> tuple[str, NDArray[Any], list[Any] | None, str]:
     """(name, targets, labels or None, why), the model after the kind of the targets unless asked for."""
     asked, taken = TASKS.get(task), name and MODELS[name].kind
     if asked and taken and asked != taken:
@@ -188,7 +204,9 @@ def _choose_model(data, name, task):
     return name or ("logistic" if len(labels) == 2 else "softmax"), t, labels, reason
 
 
-def _new_model(name, split, labels, options, device):
+def _new_model(
+    name: str, split: datasets.Split, labels: list[Any] | None, options: Options, device: Device
+) -> models.base.Model:
     """A model for these samples."""
     new, n_features, values = getattr(models, MODELS[name].new), split.X.shape[1], split.t.shape[1:]
     if name == "mlp":
@@ -202,20 +220,20 @@ def _new_model(name, split, labels, options, device):
     return new(n_features, *outputs, **settings, device=device)
 
 
-def _spread(t):
+def _spread(t: NDArray[Any]) -> float:
     """Twice the median distance of targets from their median, about 1.35 deviations of normal ones; 1 where it is 0."""
     with np.errstate(over="ignore"):
         return min(2 * float(np.median(abs(t - np.median(t, axis=0)))), LARGEST) or 1.0
 
 
-def _own_settings(model):
+def _particular_settings(model: Any) -> dict[str, Any]:
     """Those that not every model has."""
     if model.name == "mlp":
         return {"hidden": list(model.sizes[1:-1])}
     return {"delta": model.criterion.delta} if model.name == "huber" else {}
 
 
-def _hidden(text):
+def _hidden(text: str) -> Iterator[int]:
     """The sizes of hidden layers, of text such as 128,64."""
     sizes = text.split(",")
     if not all(size.strip().isdecimal() and int(size) for size in sizes):
@@ -223,7 +241,7 @@ def _hidden(text):
     return map(int, sizes)
 
 
-def _check_outputs(options):
+def _check_outputs(options: Options) -> None:
     if options.resume and options.checkpoint is None:
         raise ValueError("resume: needs --checkpoint FILE.safetensors")
     used = {os.path.realpath(path): name for name, path in (("DATA", options.data),) if path}
@@ -240,5 +258,5 @@ def _check_outputs(options):
         plotting.check(options.plot)
 
 
-def _shown(value):
+def _shown(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"

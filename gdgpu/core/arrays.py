@@ -1,16 +1,25 @@
 """What users pass in, seen as addresses: one view of NumPy, CuPy, DLPack and CUDA-interface arrays, and its checks."""
 
+from __future__ import annotations
+
 import os
 import sys
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import devices
 from ..kernels.backend.streams import not_recorded
+
+if TYPE_CHECKING:
+    from ..kernels.backend.streams import Order, Unordered
+    from ..typing import Array
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CPU, _PINNED = 1, 3  # DLPack's device types that NumPy can read
@@ -25,21 +34,21 @@ class View:
 
     name: str
     address: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
     dtype: str
     itemsize: int
     writable: bool
     device: str
-    owner: object
-    torch: object = None
+    owner: Array
+    torch: ModuleType | None = None
 
     @property
-    def size(self):
+    def size(self) -> int:
         return prod(self.shape)
 
     @property
-    def extent(self):
+    def extent(self) -> tuple[int, int]:
         """The first byte and the byte after the last, whatever the signs of the strides."""
         if self.size == 0:
             return self.address, self.address
@@ -48,7 +57,7 @@ class View:
         return low, self.address + sum(s for s in steps if s > 0) + self.itemsize
 
 
-def view(array, name):
+def view(array: Array, name: str) -> View:
     """A View of an array, zero copy. TypeError or ValueError, naming `name`, for what kernels cannot take."""
     torch = torch_of(array)
     array, dtype = _native(array, name)
@@ -73,13 +82,13 @@ def view(array, name):
     )
 
 
-def torch_of(array):
+def torch_of(array: Array) -> ModuleType | None:
     """The module torch, if this is a tensor of it; else None."""
     torch = sys.modules.get("torch") if hasattr(array, "data_ptr") else None
     return torch if torch is not None and isinstance(array, torch.Tensor) else None
 
 
-def genuine(array, name):
+def genuine(array: Array, name: str) -> Array:
     """The array itself; TypeError for one whose memory, if it has any, does not hold its values."""
     if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):  # which NumPy imports when it is asked for
         raise TypeError(f"{name}: a masked array, whose mask would be lost; pass its .filled(value)")
@@ -106,7 +115,7 @@ def genuine(array, name):
     return array
 
 
-def _native(array, name):
+def _native(array: Array, name: str) -> tuple[Array, str]:
     """The NumPy or CuPy array that shares the memory of `array`, and the dtype's name."""
     if type(array) is np.ndarray:
         return array, _dtype_name(array.dtype)
@@ -133,7 +142,7 @@ def _native(array, name):
     return native, dtype if dtype == "bfloat16" else _dtype_name(native.dtype)
 
 
-def _shared(array):
+def _shared(array: Array) -> Array | None:
     """NumPy's or CuPy's array of the same memory; None for what offers none."""
     if hasattr(array, "__cuda_array_interface__"):
         import cupy
@@ -149,25 +158,25 @@ def _shared(array):
 
 
 @cache
-def _dtype_name(dtype):
+def _dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
 
 
-def contiguous(v):
+def contiguous(v: View) -> View:
     """The view itself; ValueError unless it is C-contiguous."""
     if v.size and not is_packed(v.shape, v.strides):
         raise ValueError(f"{v.name}: must be C-contiguous; copy it with ascontiguousarray")
     return v
 
 
-def writable(v):
+def writable(v: View) -> View:
     """The view itself; ValueError unless it is C-contiguous and writable."""
     if not v.writable:
         raise ValueError(f"{v.name}: must be writable, but is read-only")
     return contiguous(v)
 
 
-def is_packed(shape, strides):
+def is_packed(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether elements of this shape and these strides, counted in elements, are C-contiguous."""
     expected = 1
     for n, stride in zip(reversed(shape), reversed(strides), strict=True):
@@ -177,7 +186,7 @@ def is_packed(shape, strides):
     return True
 
 
-def disjoint(written, read=()):
+def disjoint(written: Sequence[View], read: Sequence[View] = ()) -> None:
     """ValueError, naming both, if memory that is written overlaps any other."""
     marked = sorted([(*v.extent, True, v.name) for v in written] + [(*v.extent, False, v.name) for v in read])
     end, end_name, read_end, read_name = -1, "", -1, ""  # how far memory seen so far reaches
@@ -193,7 +202,7 @@ def disjoint(written, read=()):
             read_end, read_name = high, name
 
 
-def kernel_device(views):
+def kernel_device(views: Sequence[View]) -> tuple[str, ModuleType]:
     """(kernels' device, array module) for views that all live on one device; ValueError if they do not."""
     homes = {v.device for v in views}
     if len(homes) > 1:
@@ -210,7 +219,7 @@ def kernel_device(views):
     return "cpu", np
 
 
-def on_device_of(views):
+def on_device_of(views: Sequence[View]) -> AbstractContextManager[Any]:
     """Context in which CuPy allocates and launches on the GPU of the views, for torch's tensors on torch's stream."""
     if not views or views[0].device == "cpu":
         return nullcontext()
@@ -219,7 +228,7 @@ def on_device_of(views):
 
 
 @contextmanager
-def in_order(views, order, instead):
+def in_order(views: Sequence[View], order: Order | Unordered, instead: str) -> Iterator[None]:
     """There, behind all that an owner has enqueued (kernels/backend/streams). RuntimeError while a graph records."""
     with on_device_of(views):
         not_recorded(order.follow(), instead)
@@ -227,7 +236,7 @@ def in_order(views, order, instead):
 
 
 @contextmanager
-def _on_stream_of(torch, device):
+def _on_stream_of(torch: Any, device: Any) -> Iterator[None]:
     with device, _of_cupy(torch.cuda.current_stream(device.id)):
         yield
 
@@ -235,14 +244,14 @@ def _on_stream_of(torch, device):
 class _Foreign:
     """A stream of torch's, which has the protocol of __cuda_stream__ in later versions only."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
 
-    def __cuda_stream__(self):
+    def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.stream.cuda_stream
 
 
-def _of_cupy(stream):
+def _of_cupy(stream: Any) -> Any:
     """torch's stream as one of CuPy's."""
     from cupy import cuda
 

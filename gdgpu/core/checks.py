@@ -1,12 +1,18 @@
 """Checks of scalar arguments. Each returns the value, or raises naming the argument."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MAX_STEPS = (1 << 63) - 1  # they may be counted in an int64
 
 
-def element(value):
+def element(value: Any) -> Any:
     """The element of an array of one, of whatever library, or of a NumPy scalar; anything else as it is."""
     try:
         return value.item()
@@ -14,7 +20,7 @@ def element(value):
         return value
 
 
-def number(name, value, low=0.0, high=math.inf, high_is_open=False):
+def number(name: str, value: Any, low: float = 0.0, high: float = math.inf, high_is_open: bool = False) -> float:
     """A finite float between low and high. Arrays of one element are taken by value."""
     given = element(value)
     if isinstance(given, bool) or not isinstance(given, Real):
@@ -31,28 +37,28 @@ def number(name, value, low=0.0, high=math.inf, high_is_open=False):
     return value
 
 
-def flag(name, value):
+def flag(name: str, value: Any) -> bool:
     """A bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return value
 
 
-def one_of(name, value, choices):
+def one_of(name: str, value: T, choices: Iterable[T]) -> T:
     """One of a few strings."""
     if value not in choices:
         raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def count(name, value, least=0, otherwise="", most=None):
-    """An int from least to most. Arrays of one are taken by value. otherwise: what else it takes, for the message."""
+def count(name: str, value: Any, least: int = 0, otherwise: str = "", limit: int | None = None) -> int:
+    """An int from least to limit. Arrays of one are taken by value. otherwise: what else it takes, for the message."""
     expected, given = f"{name}: expected an int >= {least}{otherwise}, got ", element(value)
     if isinstance(given, bool) or not isinstance(given, Integral):
         shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
         raise TypeError(expected + shown)
     if given < least:
         raise ValueError(expected + str(given))
-    if most is not None and given > most:
-        raise ValueError(f"{name}: expected an int <= {most}, got a larger one")  # which may be too long to be shown
+    if limit is not None and given > limit:
+        raise ValueError(f"{name}: expected an int <= {limit}, got a larger one")  # which may be too long to be shown
     return int(given)

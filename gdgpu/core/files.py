@@ -1,14 +1,21 @@
 """Output files: written whole or not at all, and checked before the work that fills them."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from ..typing import Path
 
 
 @contextmanager
-def replacing(path, flush=True):
+def replacing(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path`, at once, when the block ends without an error.
 
     The bytes go to a temporary file in the same directory (`.gdgpu-*.tmp`), which is flushed to the disk (`flush`) and
@@ -42,7 +49,7 @@ def replacing(path, flush=True):
         _sync_directory(os.path.dirname(path))
 
 
-def check_writable(path, argument):
+def check_writable(path: Path, argument: str) -> None:
     """Raise a ValueError that names `argument` if `replacing` could not write `path`; changes nothing."""
     real = os.path.realpath(path)
     _check_plain(real, argument)
@@ -57,18 +64,18 @@ def check_writable(path, argument):
         raise ValueError(f"{argument}: {path} cannot be written ({error.strerror})") from None
 
 
-def write_json(path, value, flush=True):
+def write_json(path: Path, value: Any, flush: bool = True) -> None:
     """Write `value` as JSON, numbers that are not finite as null (JSON has no NaN); atomically, as `replacing` does."""
     with replacing(path, flush) as file:
         file.write((to_json(value, indent=2) + "\n").encode())
 
 
-def to_json(value, indent=None):
+def to_json(value: Any, indent: int | None = None) -> str:
     """JSON text of `value`, numbers that are not finite as null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -78,14 +85,14 @@ def _finite(value):
     return value
 
 
-def _status(path):
+def _status(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except FileNotFoundError:
         return None
 
 
-def _give(path, old, mode):
+def _give(path: str, old: os.stat_result, mode: int) -> None:
     """Owner, group and mode of the old file, as far as this process may."""
     made = os.stat(path)
     if hasattr(os, "chown"):
@@ -96,18 +103,18 @@ def _give(path, old, mode):
     os.chmod(path, mode)
 
 
-def _check_plain(path, argument):
+def _check_plain(path: str, argument: str) -> None:
     # A device such as /dev/null must not be renamed over.
     if os.path.exists(path) and not os.path.isfile(path):
         what = "directory" if os.path.isdir(path) else "device"
         raise ValueError(f"{argument}: expected a file, got the {what} {path}")
 
 
-def _temporary(path):
+def _temporary(path: str) -> str:
     return os.path.join(os.path.dirname(path), f".gdgpu-{secrets.token_hex(8)}.tmp")
 
 
-def _sync_directory(directory):
+def _sync_directory(directory: str) -> None:
     """Make the new name itself survive a power cut."""
     if os.name == "nt":  # a directory cannot be opened there
         return

@@ -1,7 +1,15 @@
 """Arrays in a structure: one, a list, a dict, groups of these."""
 
+from __future__ import annotations
 
-def leaves(tree, name):
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..typing import Array, Arrays, Params
+
+
+def leaves(tree: Arrays, name: str) -> list[tuple[str, Array]]:
     """The arrays of one array, a list or a dict, as (name, array) pairs, in order."""
     if isinstance(tree, dict):
         return [(f"{name}[{key!r}]", value) for key, value in tree.items()]
@@ -10,14 +18,14 @@ def leaves(tree, name):
     return [(name, tree)]
 
 
-def like(tree, values):
+def like(tree: Arrays, values: Sequence[Any]) -> Any:
     """The values in the shape of `tree`: one of them, a list, or a dict with its keys."""
     if isinstance(tree, dict):
         return dict(zip(tree, values, strict=True))
     return list(values) if isinstance(tree, list | tuple) else values[0]
 
 
-def matching(tree, params, name):
+def matching(tree: Arrays, params: Arrays, name: str) -> list[tuple[str, Array]]:
     """Leaves of `tree` in the order of `params`; ValueError or TypeError if it is not shaped like them."""
     if isinstance(params, dict):
         if not isinstance(tree, dict):
@@ -42,7 +50,7 @@ class Tree:
     parts: (params, name) of each group, or of all there is.
     """
 
-    def __init__(self, params):
+    def __init__(self, params: Params) -> None:
         self.params = params
         self.grouped = isinstance(params, list | tuple) and any(isinstance(p, dict) for p in params)
         if self.grouped:
@@ -53,11 +61,11 @@ class Tree:
         else:
             self.parts = [(params, "params")]
 
-    def options(self, k):
+    def options(self, k: int) -> dict[str, Any]:
         """The hyperparameters that group k gives itself."""
         return {key: value for key, value in self.params[k].items() if key != "params"} if self.grouped else {}
 
-    def matching(self, tree, name):
+    def matching(self, tree: Params, name: str) -> list[tuple[str, Array]]:
         """(name, array) pairs of a tree of this structure, in order; ValueError or TypeError for another one."""
         if not self.grouped:
             return matching(tree, self.params, name)
@@ -66,13 +74,13 @@ class Tree:
             raise ValueError(f"{name}: expected a list of {len(self.parts)}, one for each group of params, got {got}")
         return [pair for k, (part, _) in enumerate(self.parts) for pair in matching(tree[k], part, f"{name}[{k}]")]
 
-    def like(self, values):
+    def like(self, values: Sequence[Any]) -> Any:
         """The values, one for each array, in this structure."""
         if not self.grouped:
             return like(self.params, values)
         values = iter(values)
         return [like(part, [next(values) for _ in leaves(part, "")]) for part, _ in self.parts]
 
-    def each(self, values):
+    def each(self, values: Iterable[Any]) -> Any:
         """The values, one for each group: as a list, or the only one where there are no groups."""
         return list(values) if self.grouped else next(iter(values))

@@ -1,8 +1,12 @@
 """Data sets: loading and checking them, splitting them into training and test, standardising features."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,6 +14,11 @@ from ..core.checks import count
 from .cells import integer, number
 from .formats import LARGEST, DataError
 from .loading import blocks, read
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..typing import Path
 
 _MAX_CLASSES = 20  # of integers: more of them are an age, a count
 _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle
@@ -19,25 +28,25 @@ _SPLIT = 1 << 63  # so that no epoch number seeds the same shuffle
 class Dataset:
     """Features X (n, d), any real dtype, maybe memory-mapped; targets t (n,) or (n, k), numbers or text."""
 
-    X: np.ndarray
-    t: np.ndarray
-    names: tuple | None = None
+    X: NDArray[Any]
+    t: NDArray[Any]
+    names: tuple[str, ...] | None = None
     source: str = "data"
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def kind(self):
+    def kind(self) -> Literal["classes", "values"]:
         """ "classes" for text and for integers with few distinct values (at most 20, and two samples of each
         on average), else "values"."""
         return self._kind[0]
 
     @property
-    def reason(self):
+    def reason(self) -> str:
         """Why it is that kind."""
         return self._kind[1]
 
     @cached_property
-    def _kind(self):
+    def _kind(self) -> tuple[Literal["classes", "values"], str]:
         if self.t.dtype.kind == "U":
             too_large = all(map(integer, self.t.tolist()))
             return "classes", "integers of more than 64 bits, taken as text" if too_large else "text"
@@ -53,14 +62,14 @@ class Dataset:
         return "values", f"{distinct} different integers in {len(self.t)} samples"
 
     @cached_property
-    def _whole(self):
+    def _whole(self) -> bool:
         """Whether all are integers that their dtype tells apart."""
         if self.t.dtype.kind != "f":
             return True
         exact = 2.0 ** (np.finfo(self.t.dtype).nmant + 1)
         return bool((self.t == np.rint(self.t)).all() and (np.abs(self.t) <= exact).all())
 
-    def values(self):
+    def values(self) -> NDArray[np.float32]:
         """Targets of a regression, float32."""
         t = self.t
         if t.dtype.kind == "U":
@@ -70,7 +79,7 @@ class Dataset:
             t = np.array(values)
         return t.astype(np.float32)
 
-    def classes(self):
+    def classes(self) -> tuple[NDArray[np.intp], list[Any]]:
         """(indices 0 .. K-1, the K labels in ascending order) of a classification."""
         if self.t.ndim > 1 or not self._whole:
             raise DataError(f"DATA: the target of {self.source} is no class label: expected integers or text")
@@ -79,7 +88,7 @@ class Dataset:
             raise DataError(f"DATA: the target of {self.source} has {len(labels)} labels in {len(self.t)} samples")
         return indices, [int(label) if label.dtype.kind == "f" else label.item() for label in labels]
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A hash of all values and shapes, to know the data again."""
         from hashlib import blake2b
 
@@ -91,7 +100,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def digits():
+def digits() -> Dataset:
     """1797 handwritten digits, 8 x 8 pixels of 0 .. 16, ten classes.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (its test set), UCI Machine
@@ -101,7 +110,7 @@ def digits():
         return Dataset(archive["X"], archive["t"], source="digits")
 
 
-def load(path=None, target=None, header=None):
+def load(path: Path | None = None, target: str | int | Path | None = None, header: bool | None = None) -> Dataset:
     """The Dataset in a .npz, .csv, .npy or IDX file (the digits if None), checked.
 
     target: name of an array (.npz), name or index of a column (.csv), or a file (.npy, IDX). header: whether a .csv
@@ -122,15 +131,17 @@ def load(path=None, target=None, header=None):
 class Split:
     """Training and test samples, and the mean and scale (float64, (d,)) that standardised their features."""
 
-    X: np.ndarray
-    t: np.ndarray
-    X_test: np.ndarray
-    t_test: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
+    X: NDArray[np.float32]
+    t: NDArray[Any]
+    X_test: NDArray[np.float32]
+    t_test: NDArray[Any]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
 
 
-def split(X, t, test_fraction=0.2, seed=0, standardize=True):
+def split(
+    X: NDArray[Any], t: NDArray[Any], test_fraction: float = 0.2, seed: int = 0, standardize: bool = True
+) -> Split:
     """Shuffle the samples, hold out the test fraction, and standardise: x' = (x - mean) / scale in float32.
 
     X: (n, d), t: (n, ...); mean and scale are the training samples' mean and standard deviation, in float64;
@@ -139,16 +150,16 @@ def split(X, t, test_fraction=0.2, seed=0, standardize=True):
     """
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number in [0, 1), got {test_fraction}")
-    held_out = max(round(test_fraction * len(X)), 1 if test_fraction else 0)
-    if held_out >= len(X):
+    test_rows = max(round(test_fraction * len(X)), 1 if test_fraction else 0)
+    if test_rows >= len(X):
         raise ValueError(f"test_fraction: {test_fraction} of {len(X)} samples leaves none to train on")
     order = np.random.Generator(np.random.PCG64([count("seed", seed), _SPLIT])).permutation(len(X))
-    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])  # ascending: memory maps read forwards
+    test, train = np.sort(order[:test_rows]), np.sort(order[test_rows:])  # ascending: memory maps read forwards
     mean, scale = moments(X, train) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
     return Split(_take(X, train, mean, scale), t[train], _take(X, test, mean, scale), t[test], mean, scale)
 
 
-def moments(X, rows):
+def moments(X: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation (1 where a column is constant) of X[rows], float64, in two passes."""
     total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     first, constant = X[rows[0]], np.ones(X.shape[1], bool)
@@ -162,7 +173,7 @@ def moments(X, rows):
     return mean, np.where(deviation == 0, 1.0, deviation)
 
 
-def _take(X, rows, mean, scale):
+def _take(X: NDArray[Any], rows: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
     out = np.empty((len(rows), X.shape[1]), np.float32)
     for start, block in _gather(X, rows):
         with np.errstate(over="ignore"):
@@ -174,7 +185,7 @@ def _take(X, rows, mean, scale):
     return out
 
 
-def _gather(X, rows):
+def _gather(X: NDArray[Any], rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """X[rows] in float64, a block at a time: X may be larger than memory."""
     step = max(1, (1 << 20) // X.shape[1])
     for start in range(0, len(rows), step):

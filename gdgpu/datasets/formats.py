@@ -3,6 +3,8 @@
 What is wrong with a file is a one-line DataError that begins with the argument to mend, DATA or --target.
 """
 
+from __future__ import annotations
+
 import csv
 import gzip
 import math
@@ -11,9 +13,18 @@ import sys
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..typing import Path
+
+T = TypeVar("T")
 
 LARGEST = float(np.finfo(np.float32).max)
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -26,7 +37,7 @@ class DataError(ValueError):
 
 
 @contextmanager
-def open_plain(path):
+def open_plain(path: Path) -> Iterator[Any]:
     """`path` as a binary file, unpacked if it is gzipped, whatever its name. Opened once: it may be a pipe."""
     with open(path, "rb") as file:
         if file.peek(2)[:2] == b"\x1f\x8b":
@@ -36,11 +47,11 @@ def open_plain(path):
             yield file
 
 
-def suffix(path):
+def suffix(path: str) -> str:
     return os.path.splitext(path.lower().removesuffix(".gz"))[1]
 
 
-def readable(reader, path, *more, argument, errors=_UNREADABLE):
+def readable(reader: Callable[..., T], path: str, *more: Any, argument: str, errors: Any = _UNREADABLE) -> T:
     """What `reader` returns; all the ways in which a file can be unreadable, as one line and no warnings."""
     try:
         with warnings.catch_warnings():
@@ -55,7 +66,7 @@ def readable(reader, path, *more, argument, errors=_UNREADABLE):
         raise DataError(f"{argument}: {path} cannot be read ({reason})") from None
 
 
-def read_array(path, argument):
+def read_array(path: str, argument: str) -> NDArray[Any]:
     """The array in a .npy file, memory-mapped, or in an IDX file."""
     if suffix(path) != ".npy":
         return readable(_read_idx, path, argument, argument=argument)
@@ -63,12 +74,12 @@ def read_array(path, argument):
     return readable(_read_npy, path, argument, argument=argument, errors=Exception)
 
 
-def read_npz(path, target):
+def read_npz(path: str, target: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """(X, t) of an archive."""
     return readable(_read_npz, path, target, argument="DATA", errors=Exception)
 
 
-def _read_npy(path, argument):
+def _read_npy(path: str, argument: str) -> NDArray[Any]:
     with open(path, "rb") as file:
         if file.peek(2)[:2] == b"PK":
             raise DataError(f"{argument}: expected a .npy file, {path} is an .npz archive")
@@ -79,24 +90,24 @@ def _read_npy(path, argument):
     return array
 
 
-def _read_npz(path, target):
+def _read_npz(path: str, target: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
     with open(path, "rb") as file:
         if file.peek(6)[:6] == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"DATA: expected an .npz archive, {path} is a .npy file")
     with zipfile.ZipFile(path) as archive:
-        held = [name.removesuffix(".npy") for name in archive.namelist()]
-        name = target or ("t" if "t" in held and "y" not in held else "y")
-        argument = "--target" if target and "X" in held else "DATA"
-        if "X" not in held or name not in held:
-            has = " and ".join(held) or "nothing"
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        name = target or ("t" if "t" in names and "y" not in names else "y")
+        argument = "--target" if target and "X" in names else "DATA"
+        if "X" not in names or name not in names:
+            has = " and ".join(names) or "nothing"
             raise DataError(f"{argument}: expected X and {target or 'y or t'} in {path}, which has {has}")
-        if max(held.count("X"), held.count(name)) > 1:
-            raise DataError(f"{argument}: expected one X and one {name} in {path}, which has {' and '.join(held)}")
-        members = dict(zip(held, archive.namelist(), strict=True))
+        if max(names.count("X"), names.count(name)) > 1:
+            raise DataError(f"{argument}: expected one X and one {name} in {path}, which has {' and '.join(names)}")
+        members = dict(zip(names, archive.namelist(), strict=True))
         return tuple(_read_member(archive, members[wanted]) for wanted in ("X", name))
 
 
-def _read_member(archive, name):
+def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(name) as file:
         _check_header(file)
     with archive.open(name) as file:
@@ -106,7 +117,7 @@ def _read_member(archive, name):
     return array
 
 
-def _check_header(file):
+def _check_header(file: Any) -> None:
     """Raise a ValueError for what does not begin as a .npy file or declares a long header."""
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
@@ -114,7 +125,7 @@ def _check_header(file):
         raise ValueError(f"a header of {length} bytes")
 
 
-def _read_idx(path, argument):
+def _read_idx(path: str, argument: str) -> NDArray[Any]:
     """IDX: two zero bytes, a type, the number of axes, their lengths in big-endian int32, the elements.
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database, "The IDX file format".
@@ -138,7 +149,7 @@ def _read_idx(path, argument):
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _memory():
+def _memory() -> int:
     """Bytes of this machine's memory."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -146,7 +157,7 @@ def _memory():
         return sys.maxsize
 
 
-def _read(file, size):
+def _read(file: Any, size: int) -> bytearray:
     """At most `size` bytes; no more memory than there are."""
     data = bytearray()
     while len(data) < size and (piece := file.read(min(size - len(data), 1 << 20))):

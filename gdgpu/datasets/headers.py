@@ -1,7 +1,10 @@
 """Whether the first row of a table is a header, and which column is the target."""
 
+from __future__ import annotations
+
 import re
 from itertools import pairwise
+from typing import Any
 
 from .cells import integer, is_not_finite, number, quoted
 from .formats import DataError
@@ -9,7 +12,9 @@ from .formats import DataError
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
-def layout(path, rows, target=None, header=None):
+def layout(
+    path: str, rows: list[list[str]], target: str | int | None = None, header: bool | None = None
+) -> tuple[tuple[Any, ...], int, bool]:
     """(names, index of the target column, whether there is a header) of the first rows of a table, stripped.
 
     names: of all columns, their indices if there is no header. target: a name or an index. header: None to find out;
@@ -43,14 +48,14 @@ def layout(path, rows, target=None, header=None):
     return tuple(top) if header else tuple(range(width)), column, header
 
 
-def _index(target, width):
+def _index(target: str | None, width: int) -> int | None:
     """The column, counted from 0, that an index is; None if it is none."""
     if target is None or not _INDEX.fullmatch(target) or not -width <= int(target) < width:
         return None
     return int(target) % width
 
 
-def _find_header(top, texts, below, target):
+def _find_header(top: list[str], texts: list[bool], below: list[list[str]], target: int) -> bool | None:
     """Whether a first row with numbers is a header: True, False, or None if it may be both.
 
     Names are numbers where features are numbered, 0, 1, 2, ..., or are years. A label that comes again makes a sample;
@@ -75,11 +80,11 @@ def _find_header(top, texts, below, target):
     return False if 2 * sum(alike) >= max(1, len(alike)) else None
 
 
-def _is_name(cell):
+def _is_name(cell: str) -> bool:
     return any(character.isalpha() for character in cell) and not is_not_finite(cell)
 
 
-def _is_rising(cells):
+def _is_rising(cells: list[str]) -> bool:
     """Whether cells are integers, each larger than the one before."""
     if any(integer(cell) is None for cell in cells):
         return False

@@ -1,16 +1,27 @@
 """From a file to checked features and targets: what `gdgpu train` takes."""
 
+from __future__ import annotations
+
 import math
 import os
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .formats import DataError, read_array, read_npz, readable, suffix
 from .tables import read_csv
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def read(path, target=None, header=None):
+    from ..typing import Path
+
+
+def read(
+    path: Path, target: Any = None, header: bool | None = None
+) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None, dict[str, str]]:
     """(X, t, names, notes) of `path`: .npz, .csv or .npy by its name, else IDX; csv and IDX may be gzipped.
 
     X: (n, d), real and finite, memory-mapped if .npy. t: (n,) or (n, k), finite or text. header: see read_csv. names:
@@ -38,14 +49,14 @@ def read(path, target=None, header=None):
     return X, t, names, notes
 
 
-def blocks(array, size=1 << 20):
+def blocks(array: NDArray[Any], size: int = 1 << 20) -> Iterator[tuple[int, NDArray[Any]]]:
     """Slices of about `size` elements of an array that memory may not hold: (first row, rows), ..."""
     rows = max(1, size // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
 
 
-def _features(X, place):
+def _features(X: NDArray[Any], place: str) -> NDArray[Any]:
     """X as (n, d), one row for each sample."""
     if X.ndim == 0 or X.dtype.kind not in "biuf":
         raise DataError(f"{place}: expected numbers of shape (samples, features), got {X.dtype} {X.shape}")
@@ -56,7 +67,7 @@ def _features(X, place):
     return X
 
 
-def _targets(t, place):
+def _targets(t: NDArray[Any], place: str) -> NDArray[Any]:
     """t as (n,), or (n, k) for k > 1."""
     t = _text(t, place) if t.dtype.kind in "SU" and t.dtype.itemsize else np.asarray(t)
     if t.ndim == 2 and t.shape[1] == 1:
@@ -72,7 +83,7 @@ def _targets(t, place):
     return t
 
 
-def _text(t, place):
+def _text(t: NDArray[Any], place: str) -> NDArray[Any]:
     """Bytes and text as text that Python can hold."""
     try:
         t = np.char.decode(t, "utf-8") if t.dtype.kind == "S" else t.astype(t.dtype.newbyteorder("="))
@@ -83,7 +94,7 @@ def _text(t, place):
     return t
 
 
-def _check_finite(array, place):
+def _check_finite(array: NDArray[Any], place: str) -> None:
     for start, block in blocks(array):
         with np.errstate(all="ignore"):
             fits = np.isfinite(block.astype(np.float32))

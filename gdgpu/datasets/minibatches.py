@@ -1,12 +1,24 @@
 """Which samples a step sees: batches in an order that depends on the seed and the epoch alone."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..core.arrays import genuine
 from ..core.checks import count, flag
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def minibatches(*arrays, batch_size, shuffle=True, seed=0, epoch=0, drop_last=False):
+    from ..typing import Array, BatchSize
+
+
+def minibatches(
+    *arrays: Array, batch_size: BatchSize, shuffle: bool = True, seed: int = 0, epoch: int = 0, drop_last: bool = False
+) -> Iterator[tuple[Array, ...]]:
     """One epoch of batches: each sample exactly once, in an order of its own for each epoch.
 
         order = numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(n)
@@ -31,7 +43,7 @@ def minibatches(*arrays, batch_size, shuffle=True, seed=0, epoch=0, drop_last=Fa
     return _batches(arrays, n, starts, [seed, epoch] if flag("shuffle", shuffle) else None)
 
 
-def batch_starts(n, batch_size, drop_last=False):
+def batch_starts(n: int, batch_size: BatchSize, drop_last: bool = False) -> range:
     """Where the batches of n samples begin: a range whose step is the batch size.
 
     Raises ValueError or TypeError unless batch_size is an int >= 1 or "full".
@@ -42,12 +54,12 @@ def batch_starts(n, batch_size, drop_last=False):
     return range(0, n - n % size if drop_last else n, size)
 
 
-def _by_position(array):
+def _by_position(array: Array) -> Array:
     """What is indexed by labels, as those of pandas are, as a NumPy array."""
     return np.asarray(array) if hasattr(array, "iloc") or hasattr(array, "to_numpy") else array
 
 
-def _common_length(arrays):
+def _common_length(arrays: Sequence[Array]) -> int:
     if not arrays:
         raise ValueError("arrays: expected at least one array, got none")
     for i, array in enumerate(arrays):
@@ -59,11 +71,11 @@ def _common_length(arrays):
     return lengths[0]
 
 
-def _describe(value):
+def _describe(value: object) -> str:
     return "an array of no axes" if hasattr(value, "shape") else type(value).__name__
 
 
-def _batches(arrays, n, starts, entropy):
+def _batches(arrays: Sequence[Array], n: int, starts: range, entropy: list[int] | None) -> Iterator[tuple[Array, ...]]:
     if entropy is None:
         for start in starts:
             yield tuple(array[start : start + starts.step] for array in arrays)
@@ -72,10 +84,10 @@ def _batches(arrays, n, starts, entropy):
     orders = [_beside(array, order) for array in arrays]
     for start in starts:
         rows = slice(start, start + starts.step)
-        yield tuple(array[own[rows]] for array, own in zip(arrays, orders, strict=True))
+        yield tuple(array[local[rows]] for array, local in zip(arrays, orders, strict=True))
 
 
-def _beside(array, order):
+def _beside(array: Array, order: NDArray[np.int64]) -> Array:
     """`order` where `array` lives, copied there once an epoch: CuPy arrays take CuPy indices only."""
     if type(array).__module__.partition(".")[0] != "cupy":
         return order

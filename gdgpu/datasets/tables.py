@@ -1,10 +1,14 @@
 """Reading csv tables: numbers in the feature columns, numbers or class names in the target column."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +16,18 @@ from . import cells
 from .formats import LARGEST, DataError, open_plain
 from .headers import layout
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _LONGEST = 1 << 22  # characters of a record
 _CELLS_AT_ONCE = 1 << 18
 _ROWS_AHEAD = 1000  # that a header is told apart by
 _UNNAMED = re.compile(r"(Unnamed: 0(\.[0-9]+)*)?")  # as pandas writes its index, and as it reads what it wrote
 
 
-def read_csv(path, target=None, header=None):
+def read_csv(
+    path: str, target: str | int | None = None, header: bool | None = None
+) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None, dict[str, str]]:
     """(X, t, names, notes) of a table separated by commas, gzipped or not, with a header or without.
 
     target: the name or the index of its column, the last one by default. header: whether there is one, None to find
@@ -43,11 +52,11 @@ def read_csv(path, target=None, header=None):
     return table.whole(np.concatenate(blocks), labels)
 
 
-def _records(text, path):
+def _records(text: io.TextIOBase, path: str) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of every record that is not blank."""
     room = _LONGEST
 
-    def lines():
+    def lines() -> Iterator[str]:
         nonlocal room
         while line := text.readline(room + 1):
             room -= len(line)
@@ -66,11 +75,11 @@ def _records(text, path):
 @dataclass(frozen=True)
 class _Table:
     path: str
-    names: tuple
+    names: tuple[Any, ...]
     target: int
     header: bool
 
-    def labels(self, block):
+    def labels(self, block: list[tuple[int, list[str]]]) -> list[tuple[int, str]]:
         """Take the target cells out of the rows: [(line, cell), ...]."""
         for line, row in block:
             if len(row) != len(self.names):
@@ -78,11 +87,11 @@ class _Table:
         return [(line, row.pop(self.target).strip()) for line, row in block]
 
     @property
-    def others(self):
+    def others(self) -> list[int]:
         """The columns of the features."""
         return [k for k in range(len(self.names)) if k != self.target]
 
-    def features(self, block):
+    def features(self, block: list[tuple[int, list[str]]]) -> NDArray[np.float64]:
         """The float64 array of what is left of the rows."""
         values = None
         if all(cells.are_plain(row) for _, row in block):
@@ -95,7 +104,9 @@ class _Table:
             values = np.array([[cells.number(cell) for cell in row] for _, row in block])
         return values
 
-    def whole(self, X, labels):
+    def whole(
+        self, X: NDArray[np.float64], labels: list[tuple[int, str]]
+    ) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None, dict[str, str]]:
         """What read_csv returns."""
         notes = {"header": "line 1" if self.header else "none: line 1 is a sample"}
         if self.header and any(cells.number(name) is not None for name in self.names):
@@ -111,13 +122,13 @@ class _Table:
         names = tuple(self.names[k] for k in self.others[left_out:]) if self.header else None
         return X[:, left_out:], self.targets(labels), names, notes
 
-    def _numbers_rows(self, column, values):
+    def _numbers_rows(self, column: int, values: NDArray[np.float64]) -> bool:
         """Whether this is an index: an unnamed column of distinct integers."""
         if not _UNNAMED.fullmatch(self.names[column]):
             return False
         return bool((values == np.rint(values)).all()) and len(np.unique(values)) == len(values)
 
-    def targets(self, labels):
+    def targets(self, labels: list[tuple[int, str]]) -> NDArray[Any]:
         """The target cells as an array: int64, float64, or text."""
         texts = [cell for _, cell in labels]
         integers = [cells.integer(cell) for cell in texts]
@@ -134,18 +145,18 @@ class _Table:
             self._blame((line, self.target, cell) for line, cell in labels)
         return np.array(values)
 
-    def _blame(self, found):
+    def _blame(self, found: Iterable[tuple[int, int, str]]) -> None:
         """Raise the error for the first of (line, column, cell) that is no finite number."""
         for line, column, cell in found:
             if not _fits(cells.number(cell)):
                 raise self._fault(line, column, "a finite number", cell)
 
-    def _fault(self, line, column, takes, cell):
+    def _fault(self, line: int, column: int, takes: str, cell: str) -> DataError:
         name = cells.quoted(self.names[column])
         if self.names.count(self.names[column]) > 1:
             name += f" (index {column})"
         return DataError(f"DATA: {self.path}, line {line}, column {name}: expected {takes}, got {cells.quoted(cell)}")
 
 
-def _fits(value):
+def _fits(value: float | None) -> bool:
     return value is not None and abs(value) <= LARGEST

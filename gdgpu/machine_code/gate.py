@@ -9,15 +9,22 @@ fma, the main loop loads and stores 128 bits at a time, and enough threads fit o
 in flight.
 """
 
+from __future__ import annotations
+
 import difflib
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..devices import simulated, why_no_kernels
 from .sass import FLOAT64, FLOAT_ATOMIC, LOCAL_MEMORY, MULTIPLY_ADD, Code
 from .tools import MissingToolError, assembled, disassemble, tool
+
+if TYPE_CHECKING:
+    from .sass import Instruction
 
 __all__ = [
     "ARCHITECTURES",
@@ -40,7 +47,7 @@ COMPARED = "sm_90"
 class Architecture:
     """What a multiprocessor holds at once: threads, blocks and bytes of shared memory. capability: (major, minor)."""
 
-    capability: tuple
+    capability: tuple[int, int]
     threads: int
     blocks: int
     shared: int
@@ -63,7 +70,7 @@ SHARED_RESERVED = 1 << 10  # bytes a block takes besides its own
 SHARED_UNIT = 128
 
 
-def occupancy(arch, registers, shared, block):
+def occupancy(arch: str, registers: int, shared: int, block: int) -> tuple[int, str]:
     """(threads that a multiprocessor holds at once, what bounds them), in blocks of `block` threads.
 
     registers: of a thread; shared: bytes of a block.
@@ -80,7 +87,7 @@ def occupancy(arch, registers, shared, block):
     return blocks[bound] * block, bound
 
 
-def _round_up(n, unit):
+def _round_up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
@@ -102,14 +109,14 @@ class Report:
     threads: int
     bound: str
     code: Code | None = None
-    contracted: tuple | None = None
+    contracted: tuple[Instruction, ...] | None = None
 
     @property
-    def label(self):
+    def label(self) -> str:
         return f"{self.name}.{self.dtype}.{self.arch}"
 
     @property
-    def in_flight(self):
+    def in_flight(self) -> int:
         """Bytes that the loads of all resident threads' main loops keep outstanding on a multiprocessor, at most.
 
         A thread's are the most outstanding at any point of two iterations, in program order: from a load's issue until
@@ -118,7 +125,7 @@ class Report:
         loop = self.code and self.code.main_loop
         return self.threads * loop.outstanding.bytes if loop else 0
 
-    def row(self):
+    def row(self) -> dict[str, Any]:
         """The figures, as a dict for JSON; those that need a disassembler are None without it."""
         figures = {"kernel": self.name, "dtype": self.dtype, "arch": self.arch, "registers": self.registers}
         figures |= {"spill_bytes": self.spilled, "stack_bytes": self.stack, "shared_bytes": self.shared}
@@ -135,7 +142,16 @@ class Report:
         return figures | {key: self.code and figure(self.code) for key, figure in of_code.items()}
 
 
-def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=(), with_code=True, compare=True):
+def inspect(
+    kernel: Any,
+    arch: str,
+    name: str = "kernel",
+    dtype: str = "float32",
+    block: int | None = None,
+    options: Sequence[str] = (),
+    with_code: bool = True,
+    compare: bool = True,
+) -> Report:
     """The Report of a kernel on an architecture of ARCHITECTURES.
 
     kernel: has `link(capability, *options)`, which gives its machine code as it is launched, and ptxas's words on it.
@@ -162,7 +178,7 @@ def inspect(kernel, arch, name="kernel", dtype="float32", block=None, options=()
     return Report(name, dtype, arch, made.registers, made.spilled, made.stack, made.shared, *resident, code, contracted)
 
 
-def inspect_rule(rule, dtype="float32", architectures=None):
+def inspect_rule(rule: Any, dtype: str = "float32", architectures: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """Figures of a rule's CUDA kernels for this dtype, with no GPU: a dict for each kernel and architecture.
 
     They are those of Report.row(), and "findings" has what `check` finds: nothing where the code is good.
@@ -186,7 +202,7 @@ def inspect_rule(rule, dtype="float32", architectures=None):
     return figures
 
 
-def require_tools():
+def require_tools() -> None:
     """Raise MissingToolError, which says what to install or unset, where kernels cannot be compiled and looked at."""
     if simulated():
         raise MissingToolError("NUMBA_ENABLE_CUDASIM is set: the simulator compiles nothing")
@@ -195,7 +211,9 @@ def require_tools():
     tool("nvdisasm")
 
 
-def inspect_rows(architectures, with_code=True):
+def inspect_rows(
+    architectures: Mapping[Any, Sequence[str]], with_code: bool = True
+) -> tuple[dict[Any, Future[dict[str, Report]]], ProcessPoolExecutor]:
     """Futures of {architecture: report} for rows of kernels.catalogue, by row, and the pool that they come from.
 
     architectures: row -> those wanted.
@@ -209,7 +227,7 @@ def inspect_rows(architectures, with_code=True):
     return jobs, pool
 
 
-def _inspect_row(label, architectures, with_code):
+def _inspect_row(label: str, architectures: Sequence[str], with_code: bool) -> dict[str, Report]:
     from ..kernels.catalogue import ROWS
 
     row = next(row for row in ROWS if row.label == label)
@@ -220,7 +238,7 @@ def _inspect_row(label, architectures, with_code):
     }
 
 
-def _contracted(code, apart):
+def _contracted(code: Code, apart: Code) -> tuple[Instruction, ...]:
     """The multiply-adds of `code` that are not in `apart`, else whatever differs first."""
     opcodes = [[i.opcode for i in c.instructions] for c in (code, apart)]
     changes = difflib.SequenceMatcher(None, *opcodes, autojunk=False).get_opcodes()
@@ -228,12 +246,12 @@ def _contracted(code, apart):
     return tuple(i for i in differing if MULTIPLY_ADD.match(i.opcode)) or tuple(differing or code.instructions)[:1]
 
 
-def check(report, limits):
+def check(report: Report, limits: Any) -> list[str]:
     """One-line findings: what the report says against the limits, with the instructions that it is about."""
     return [f"{report.label}: {what}: {_show(instructions)}" for what, instructions in _findings(report, limits)]
 
 
-def _findings(report, limits):
+def _findings(report: Report, limits: Any) -> Iterator[tuple[str, Sequence[Instruction]]]:
     code = report.code or Code("")
     local = code.having(LOCAL_MEMORY)
     if report.spilled or report.stack or local:
@@ -256,7 +274,7 @@ def _findings(report, limits):
         yield from _too_few(report, limits, code)
 
 
-def _too_few(report, limits, code):
+def _too_few(report: Report, limits: Any, code: Code) -> Iterator[tuple[str, Sequence[Instruction]]]:
     if report.threads < limits.threads:
         what = f"{report.threads} threads resident, fewer than {limits.threads}, bound by {report.bound}"
         if report.bound == "shared memory":
@@ -266,18 +284,18 @@ def _too_few(report, limits, code):
             highest = sorted(code.instructions, key=lambda i: -max(i.registers, default=0))[:1]
             yield f"{what} ({report.registers} registers, the highest of them first named here)", highest
     if limits.streams and code.main_loop and report.in_flight < limits.in_flight:
-        most = code.main_loop.outstanding
+        peak = code.main_loop.outstanding
         yield (
             f"{report.in_flight} bytes in flight, fewer than {limits.in_flight}: {report.threads} threads with "
-            f"{most.bytes} bytes each when the second of these waits",
-            [i for i in (most.load, most.waits) if i],
+            f"{peak.bytes} bytes each when the second of these waits",
+            [i for i in (peak.load, peak.waits) if i],
         )
 
 
-def _show(instructions, most=3):
-    shown = "; ".join(map(str, instructions[:most]))
+def _show(instructions: Sequence[Instruction], limit: int = 3) -> str:
+    shown = "; ".join(map(str, instructions[:limit]))
     return (
-        f"{shown}; and {len(instructions) - most} more"
-        if len(instructions) > most
+        f"{shown}; and {len(instructions) - limit} more"
+        if len(instructions) > limit
         else shown or "no instruction to show"
     )

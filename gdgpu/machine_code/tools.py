@@ -1,5 +1,7 @@
 """What ptxas says of machine code, and its text as nvdisasm prints it, on machines with no GPU."""
 
+from __future__ import annotations
+
 import importlib.util
 import re
 import shutil
@@ -31,7 +33,7 @@ class Assembled:
     shared: int
 
     @property
-    def instructions(self):
+    def instructions(self) -> bytes:
         """The bytes of the machine code alone: notes beside it hold the options that it was made with."""
         (start,) = struct.unpack_from("<Q", self.cubin, 0x28)
         size, count = struct.unpack_from("<HH", self.cubin, 0x3A)
@@ -40,7 +42,7 @@ class Assembled:
 
 
 @cache
-def tool(name):
+def tool(name: str) -> str:
     """The path of nvdisasm: from NVIDIA's wheels, else from the PATH. Raises MissingToolError."""
     wheels = importlib.util.find_spec("nvidia")
     for folder in wheels.submodule_search_locations if wheels else ():
@@ -51,13 +53,13 @@ def tool(name):
     raise MissingToolError(f"{name} is not installed: pip install {PACKAGES[name]}")
 
 
-def tool_version(name):
+def tool_version(name: str) -> str:
     """A program's version, like 13.5.37. Raises MissingToolError."""
     said = subprocess.run([tool(name), "--version"], capture_output=True, text=True).stdout
     return (re.findall(r"\bV(\d[\d.]*)", said) or [toolchain.UNKNOWN])[0]
 
 
-def assembled(cubin, said):
+def assembled(cubin: bytes, said: str) -> Assembled:
     """What ptxas -v said of a kernel, in numbers."""
     return Assembled(
         cubin,
@@ -68,7 +70,7 @@ def assembled(cubin, said):
     )
 
 
-def disassemble(cubin):
+def disassemble(cubin: bytes) -> str:
     """The text of `nvdisasm -c`."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -76,7 +78,7 @@ def disassemble(cubin):
         return _run("nvdisasm", "-c", file.name)
 
 
-def _run(name, *arguments):
+def _run(name: str, *arguments: object) -> str:
     done = subprocess.run([tool(name), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         (said, *_) = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
@@ -86,5 +88,5 @@ def _run(name, *arguments):
     return done.stderr + done.stdout
 
 
-def _numbers(pattern, text):
+def _numbers(pattern: str, text: str) -> list[int]:
     return list(map(int, re.findall(pattern, text)))

@@ -6,6 +6,10 @@ dE_n/dbias = r_n. It has fewer than 2**31 weights, n_features times its outputs.
 They contain exp, log and matrix products: two devices agree to rounding, not to the bit.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..core.batches import scale_of
@@ -15,6 +19,11 @@ from .base import Model
 from .losses import cast
 from .mlp import MLP
 from .one_pass import OnePass
+
+if TYPE_CHECKING:
+    from ..devices import DeviceLike
+    from ..optimizers.base import Optimizer
+    from ..typing import Array, FloatDtype, Reduction
 
 __all__ = [
     "MLP",
@@ -38,7 +47,18 @@ class _LinearModel(Model):
     same dtype and shapes. ValueError naming n_features for 2**31 weights or more.
     """
 
-    def __init__(self, n_features, n_outputs, loss, scale, device, dtype, **settings):
+    scale: float | None
+
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int,
+        loss: type[losses.Loss],
+        scale: float | None,
+        device: DeviceLike,
+        dtype: FloatDtype,
+        **settings: Any,
+    ) -> None:
         super().__init__(n_features, n_outputs, loss, device, dtype, **settings)
         if self.n_features * n_outputs >= WEIGHTS:
             got = f"{self.n_features} times {n_outputs}"
@@ -53,9 +73,15 @@ class _LinearModel(Model):
         }
         narrow = NARROW if self.dtype == "float32" else ()
         self._taken = tuple(map(np.dtype, (self.dtype, *narrow)))
+        self._allocate()
+
+    def _allocate(self) -> None:
         self._one_pass = OnePass(self)
 
-    def _samples(self, X, name):
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | ({} if self.scale is None else {"scale": self.scale})
+
+    def _samples(self, X: Array, name: str) -> Array:
         X = self._matrix(X, name)
         if X.dtype == "uint8" and self.scale is None:
             raise ValueError(f"{name}: bytes need a scale: make the model with scale=1/255, or another factor")
@@ -65,11 +91,13 @@ class _LinearModel(Model):
             X = X.copy()  # which is aligned, too
         return X
 
-    def _prepare(self, X, t, names=("X", "t"), finite=False):
+    def _prepare(
+        self, X: Array, t: Array, names: tuple[str, str] = ("X", "t"), finite: bool = False
+    ) -> tuple[Array, Array]:
         X, t = super()._prepare(X, t, names, finite)
         return X, self.device.xp.ascontiguousarray(t)
 
-    def _outputs(self, X):
+    def _outputs(self, X: Array) -> Array:
         weight, bias = self.params["weight"], self.params["bias"]
         if X.dtype == self.dtype:
             return X @ weight + bias
@@ -78,23 +106,27 @@ class _LinearModel(Model):
             z[k : k + PIECE] = self._widened(X[k : k + PIECE]) @ weight + bias
         return z
 
-    def _widened(self, X):
+    def _widened(self, X: Array) -> Array:
         return cast(X, self.dtype) if X.dtype != "uint8" else cast(X, self.dtype) * self.dtype.type(self.scale)
 
-    def _loss_and_gradient(self, X, t, max_norm=None, reduction="mean"):
+    def _loss_and_gradient(
+        self, X: Array, t: Array, max_norm: Any = None, reduction: Reduction = "mean"
+    ) -> tuple[Array, dict[str, Array]]:
         error, grads = self._one_pass.gradient(self, X, t, max_norm, scale_of(reduction, len(X)))
         return self._mean_of(error, X), grads
 
-    def _step(self, X, t, optimizer, max_norm=None, reduction="mean"):
+    def _step(
+        self, X: Array, t: Array, optimizer: Optimizer, max_norm: Any = None, reduction: Reduction = "mean"
+    ) -> Array:
         return self._mean_of(self._one_pass.step(self, X, t, max_norm, scale_of(reduction, len(X)), optimizer), X)
 
-    def _mean_of(self, error, X):
+    def _mean_of(self, error: Array, X: Array) -> Array:
         return (error / max(len(X), 1)).astype(self.dtype)
 
-    def _sample_norms(self, X, t):
+    def _sample_norms(self, X: Array, t: Array) -> Array:
         return self._one_pass.norms(self, X, t)
 
-    def _per_sample_gradients(self, X, t):
+    def _per_sample_gradients(self, X: Array, t: Array) -> dict[str, Array]:
         residual = self.criterion.errors(self._outputs(X), t)[1]
         return {"weight": self._widened(X)[:, :, None] * residual[:, None, :], "bias": residual}
 
@@ -104,8 +136,19 @@ class LinearRegression(_LinearModel):
 
     name = "linear"
 
-    def __init__(self, n_features, n_outputs=1, *, scale=None, device=None, dtype="float32"):
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int = 1,
+        *,
+        scale: float | None = None,
+        device: DeviceLike = None,
+        dtype: FloatDtype = "float32",
+    ) -> None:
         super().__init__(n_features, count("n_outputs", n_outputs, least=1), losses.Squared, scale, device, dtype)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"n_features": self.n_features, "n_outputs": self.n_outputs} | super()._arguments()
 
 
 class HuberRegression(_LinearModel):
@@ -113,9 +156,22 @@ class HuberRegression(_LinearModel):
 
     name = "huber"
 
-    def __init__(self, n_features, n_outputs=1, delta=1.0, *, scale=None, device=None, dtype="float32"):
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int = 1,
+        delta: float = 1.0,
+        *,
+        scale: float | None = None,
+        device: DeviceLike = None,
+        dtype: FloatDtype = "float32",
+    ) -> None:
         n_outputs = count("n_outputs", n_outputs, least=1)
         super().__init__(n_features, n_outputs, losses.Huber, scale, device, dtype, delta=delta)
+
+    def _arguments(self) -> dict[str, Any]:
+        shape = {"n_features": self.n_features, "n_outputs": self.n_outputs}
+        return shape | {"delta": self.criterion.delta} | super()._arguments()
 
 
 class PoissonRegression(_LinearModel):
@@ -123,7 +179,9 @@ class PoissonRegression(_LinearModel):
 
     name = "poisson"
 
-    def __init__(self, n_features, *, scale=None, device=None, dtype="float32"):
+    def __init__(
+        self, n_features: int, *, scale: float | None = None, device: DeviceLike = None, dtype: FloatDtype = "float32"
+    ) -> None:
         super().__init__(n_features, 1, losses.Poisson, scale, device, dtype)
 
 
@@ -132,7 +190,9 @@ class LogisticRegression(_LinearModel):
 
     name = "logistic"
 
-    def __init__(self, n_features, *, scale=None, device=None, dtype="float32"):
+    def __init__(
+        self, n_features: int, *, scale: float | None = None, device: DeviceLike = None, dtype: FloatDtype = "float32"
+    ) -> None:
         super().__init__(n_features, 1, losses.Logistic, scale, device, dtype)
 
 
@@ -141,5 +201,16 @@ class SoftmaxRegression(_LinearModel):
 
     name = "softmax"
 
-    def __init__(self, n_features, n_classes, *, scale=None, device=None, dtype="float32"):
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        *,
+        scale: float | None = None,
+        device: DeviceLike = None,
+        dtype: FloatDtype = "float32",
+    ) -> None:
         super().__init__(n_features, count("n_classes", n_classes, least=2), losses.Softmax, scale, device, dtype)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"n_features": self.n_features, "n_classes": self.n_outputs} | super()._arguments()

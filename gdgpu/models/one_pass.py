@@ -1,7 +1,10 @@
 """Loss and gradient of a linear model in one read of X: lays out and launches kernels/models/linear.py."""
 
+from __future__ import annotations
+
 import math
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,35 +17,39 @@ from ..kernels.models import linear
 from ..kernels.reduction import reduce as reduction
 from ..optimizers.bound import Bound
 
+if TYPE_CHECKING:
+    from ..optimizers.base import Optimizer
+    from ..typing import Array
+
 COPIES = 8  # layouts: of as many batch sizes and dtypes of X
 
 
 class OnePass:
     """What a model's steps work in, on any stream. One thread at a time."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         self.layouts, self.params = {}, dict(model.params)
 
-    def gradient(self, model, X, t, max_norm, scale):
+    def gradient(self, model: Any, X: Array, t: Array, max_norm: Any, scale: float) -> tuple[Array, dict[str, Array]]:
         """(sum of the errors, gradients, new arrays: scale times the sum over the samples)."""
         layout = self._layout(model, X)
         layout.run(model, X, t, max_norm)
         return layout.errors.sum(dtype=np.float64), layout.reduced(scale)
 
-    def step(self, model, X, t, max_norm, scale, optimizer):
+    def step(self, model: Any, X: Array, t: Array, max_norm: Any, scale: float, optimizer: Optimizer) -> Array:
         """The sum of the errors before a step of the optimizer by scale times the sum of the gradients."""
         layout = self._layout(model, X)
         layout.run(model, X, t, max_norm)
         layout.updated(optimizer, scale)()
         return layout.errors.sum(dtype=np.float64)
 
-    def norms(self, model, X, t):
+    def norms(self, model: Any, X: Array, t: Array) -> Array:
         """The norm of each sample's gradient: a new array."""
         norms = model.device.xp.empty(len(X), model.dtype)
         self._layout(model, X).run(model, X, t, math.inf, norms)
         return norms
 
-    def _layout(self, model, X):
+    def _layout(self, model: Any, X: Array) -> _Layout:
         model._in_order()
         if any(model.params[name] is not array for name, array in self.params.items()):
             self._take_params(model)
@@ -54,13 +61,13 @@ class OnePass:
             layout = self.layouts[key] = _Layout(model, *key)
         return layout
 
-    def _take_params(self, model):
+    def _take_params(self, model: Any) -> None:
         """The model has other arrays than before."""
-        for name, held in self.params.items():
-            array, expected = model.params[name], f"{model.dtype} {held.shape}"
+        for name, known in self.params.items():
+            array, expected = model.params[name], f"{model.dtype} {known.shape}"
             if not isinstance(array, model.device.xp.ndarray):
                 raise TypeError(f"params: expected {name} to be an array {expected}, got {type(array).__name__}")
-            if (array.dtype, array.shape) != (model.dtype, held.shape) or not array.flags.c_contiguous:
+            if (array.dtype, array.shape) != (model.dtype, known.shape) or not array.flags.c_contiguous:
                 got = f"{array.dtype} {array.shape}, strides {array.strides}"
                 raise ValueError(f"params: expected {name} to be C-contiguous {expected}, got {got}")
         self.params, self.layouts = {name: model.params[name] for name in self.params}, {}
@@ -69,7 +76,7 @@ class OnePass:
 class _Layout:
     """Sums of the segments of a batch of this size, and the calls that make them and add them up."""
 
-    def __init__(self, model, count, x_dtype):
+    def __init__(self, model: Any, count: int, x_dtype: np.dtype[Any]) -> None:
         self.x_dtype, self.shapes = x_dtype.name, {name: w.shape for name, w in model.params.items()}
         self.device, self.xp, self.dtype = model.device.name, model.device.xp, model.dtype.name
         self.weight, self.bias = model.params["weight"], model.params["bias"]
@@ -85,7 +92,7 @@ class _Layout:
         work_size = linear.work_size(self.device, model.n_outputs, model.n_features)
         self.work = empty(self.segments * work_size, self.dtype)
         self.numbers = Buffer(self.xp, np.zeros(3, self.dtype))
-        held = {
+        fields = {
             "rows": count,
             "n_features": model.n_features,
             "outputs": model.n_outputs,
@@ -98,13 +105,13 @@ class _Layout:
             "errors": address_of(self.errors),
             "work": address_of(self.work),
         }
-        self.job = Buffer(self.xp, np.array([held[name] for name in linear.JOB], np.int64))
+        self.job = Buffer(self.xp, np.array([fields[name] for name in linear.JOB], np.int64))
         self.scratch_bytes = linear.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)
         self.step_of = self.update = None
 
-    def run(self, model, X, t, max_norm=None, norms=None):
+    def run(self, model: Any, X: Array, t: Array, max_norm: Any = None, norms: Array | None = None) -> None:
         """Make the sums. max_norm None: nothing is clipped; norms: an array to hold them, or None."""
         scale, delta = model.scale if self.x_dtype == "uint8" else 1.0, getattr(model.criterion, "delta", 1.0)
         numbers = scale, math.inf if max_norm is None else max_norm, delta
@@ -122,7 +129,7 @@ class _Layout:
         else:
             kernel.launch(self.segments, linear.BLOCK, *args)
 
-    def reduced(self, scale):
+    def reduced(self, scale: float) -> dict[str, Array]:
         """scale times the sums over the segments."""
         grads = {name: self.xp.empty(shape, self.dtype) for name, shape in self.shapes.items()}
         names = list(grads)
@@ -132,7 +139,7 @@ class _Layout:
         whole(self.reduction.prepare(Job(self.dtype, self.segments, columns, matrices, targets, scale)))
         return grads
 
-    def updated(self, optimizer, scale):
+    def updated(self, optimizer: Optimizer, scale: float) -> Bound:
         """The call that takes a step of the optimizer by scale times the sum over the batch."""
         step_of = weakref.ref(optimizer), scale  # not what holds it: it may be dropped before the model is
         if self.step_of != step_of:

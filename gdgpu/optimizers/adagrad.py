@@ -5,7 +5,7 @@ from typing import Unpack
 from ..core.checks import flag, number
 from ..typing import Params, Rate
 from .base import Optimizer
-from .hyperparameters import positive
+from .hyperparameters import Hyperparameter, positive
 from .precision import Common
 
 
@@ -21,11 +21,11 @@ class Adagrad(Optimizer):
 
     __slots__ = ()
 
-    lr_decay: float
-    weight_decay: float
-    initial_accumulator_value: float
-    eps: float
-    maximize: bool
+    lr_decay = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    initial_accumulator_value = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Adadelta(Optimizer):
 
     __slots__ = ()
 
-    rho: float
-    eps: float
-    weight_decay: float
-    maximize: bool
+    rho = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,
@@ -107,12 +107,12 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
-    alpha: float
-    eps: float
-    weight_decay: float
-    momentum: float
-    centered: bool
-    maximize: bool
+    alpha = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    momentum = Hyperparameter[float]()
+    centered = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from ..core.checks import flag, number
 from ..typing import Params, Rate
 from .base import Optimizer
-from .hyperparameters import betas_of, positive
+from .hyperparameters import Hyperparameter, betas_of, positive
 from .precision import Common
 
 
@@ -14,10 +14,10 @@ class _Moments(Optimizer):
 
     __slots__ = ()
 
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    maximize: bool
+    betas = Hyperparameter[tuple[float, float]]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     family = None
 
@@ -54,7 +54,7 @@ class Adam(_Moments):
 
     __slots__ = ()
 
-    amsgrad: bool
+    amsgrad = Hyperparameter[bool]()
 
     family = "adam"
 
@@ -133,7 +133,7 @@ class _Decoupling(_Moments):
 
     __slots__ = ()
 
-    decoupled_weight_decay: bool
+    decoupled_weight_decay = Hyperparameter[bool]()
 
     @classmethod
     def _rule(cls, decoupled_weight_decay, **hyper):
@@ -155,7 +155,7 @@ class NAdam(_Decoupling):
 
     __slots__ = ()
 
-    momentum_decay: float
+    momentum_decay = Hyperparameter[float]()
 
     family = "nadam"
 

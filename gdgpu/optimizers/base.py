@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar
 
 from ..core.arrays import View, contiguous, view
@@ -53,16 +52,13 @@ class Optimizer:
 
     __slots__ = ("__weakref__", "_engine", "_groups", "_turn")  # an assignment to any other name would do nothing
 
-    lr: Rate = Hyperparameter("lr")  # type: ignore[assignment]
+    lr = Hyperparameter[Rate]()
     _group: ClassVar[type[Group]] = Group
 
     def __init_subclass__(cls, **kwargs: Any):
-        """What a class annotates in its body are its hyperparameters."""
+        """Groups have the hyperparameters of their optimizer."""
         super().__init_subclass__(**kwargs)
-        names = [name for name in inspect.get_annotations(cls) if not hasattr(Optimizer, name)]
-        attributes = {name: Hyperparameter(name) for name in names}
-        for name, attribute in attributes.items():
-            setattr(cls, name, attribute)
+        attributes = {name: value for name, value in vars(cls).items() if isinstance(value, Hyperparameter)}
         cls._group = type("Group", (cls._group,), {"__slots__": ()} | attributes)
 
     def __init__(self, params: Params, lr: Rate, options: dict[str, Any], **precision: Any):
@@ -108,7 +104,7 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._assign_steps(count("steps", value, most=MAX_STEPS))
+        self._assign_steps(count("steps", value, limit=MAX_STEPS))
 
     @in_turn
     def _assign_steps(self, value: int) -> None:

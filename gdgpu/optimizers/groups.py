@@ -3,6 +3,7 @@
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ..typing import Rate
 from .hyperparameters import Hyperparameter, Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Group:
 
     __slots__ = ("__weakref__", "_index", "_owner")
 
-    lr = Hyperparameter("lr")
+    lr = Hyperparameter[Rate]()
 
     def __init__(self, optimizer: "Optimizer", index: int):
         self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once

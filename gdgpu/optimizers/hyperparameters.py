@@ -2,30 +2,36 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 
 from ..core.checks import number
 from ..kernels.rules.rule import Rule
 
+T = TypeVar("T")
 
-class Hyperparameter:
+
+class Hyperparameter(Generic[T]):
     """An attribute of optimizers and of their groups: what is assigned is checked, and taken by the next step.
 
     One of a group that is None follows the optimizer's.
     """
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
+    def __set_name__(self, kind: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, holder, kind=None):
+    @overload
+    def __get__(self, holder: None, kind: type) -> Self: ...
+
+    @overload
+    def __get__(self, holder: object, kind: type) -> T: ...
+
+    def __get__(self, holder: Any, kind: Any = None) -> Any:
         return self if holder is None else holder._read(self.name)
 
-    def __set__(self, holder, value):
+    def __set__(self, holder: Any, value: T) -> None:
         holder._assign(self.name, value)
 
-    def __delete__(self, holder):
+    def __delete__(self, holder: Any) -> None:
         raise AttributeError(f"{self.name}: a hyperparameter cannot be deleted, only assigned")
 
 

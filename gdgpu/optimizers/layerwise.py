@@ -5,7 +5,7 @@ from typing import Unpack
 from ..core.checks import flag, number
 from ..typing import Params, Rate
 from .base import Optimizer
-from .hyperparameters import betas_of, positive
+from .hyperparameters import Hyperparameter, betas_of, positive
 from .precision import Common
 
 
@@ -23,12 +23,12 @@ class LARS(Optimizer):
 
     __slots__ = ()
 
-    momentum: float
-    weight_decay: float
-    trust_coefficient: float
-    eps: float
-    nesterov: bool
-    maximize: bool
+    momentum = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    trust_coefficient = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class LAMB(Optimizer):
 
     __slots__ = ()
 
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    maximize: bool
+    betas = Hyperparameter[tuple[float, float]]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,

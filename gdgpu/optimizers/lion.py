@@ -5,7 +5,7 @@ from typing import Unpack
 from ..core.checks import flag, number
 from ..typing import Params, Rate
 from .base import Optimizer
-from .hyperparameters import betas_of
+from .hyperparameters import Hyperparameter, betas_of
 from .precision import Common
 
 
@@ -21,9 +21,9 @@ class Lion(Optimizer):
 
     __slots__ = ()
 
-    betas: tuple[float, float]
-    weight_decay: float
-    maximize: bool
+    betas = Hyperparameter[tuple[float, float]]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,

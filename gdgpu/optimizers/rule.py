@@ -14,6 +14,7 @@ from ..core.checks import flag, number
 from ..kernels.codegen.source import Source, rule_text
 from ..kernels.rules.rule import COPIES, Rule
 from .base import Optimizer
+from .hyperparameters import Hyperparameter
 from .precision import Precision
 
 # What every optimizer takes besides.
@@ -139,7 +140,7 @@ def _optimizer(function, state, step, carried, kinds, defaults):
             number(name, value, low=0.0 if name == "lr" else -math.inf)
     body = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
     body |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
-    body["__annotations__"] = {name: bool if name in flags else float for name in _options(row)}
+    body |= {name: Hyperparameter() for name in _options(row) if not hasattr(UserRule, name)}
     return type(function.__name__, (UserRule,), body)
 
 

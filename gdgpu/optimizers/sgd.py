@@ -5,6 +5,7 @@ from typing import Unpack
 from ..core.checks import flag, number
 from ..typing import Params, Rate
 from .base import Optimizer
+from .hyperparameters import Hyperparameter
 from .precision import Common
 
 
@@ -21,11 +22,11 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    momentum: float
-    dampening: float
-    weight_decay: float
-    nesterov: bool
-    maximize: bool
+    momentum = Hyperparameter[float]()
+    dampening = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,
@@ -67,10 +68,10 @@ class Momentum(Optimizer):
 
     __slots__ = ()
 
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    maximize: bool
+    momentum = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ def restore(engine: Engine, state_dict: dict[str, Any]) -> None:
     _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried", "seed"})
     if state_dict["optimizer"] != engine.name:
         raise ValueError(f"state_dict: expected one of {engine.name!r}, got one of {state_dict['optimizer']!r}")
-    steps = _whole("state_dict['steps']", state_dict["steps"], most=MAX_STEPS)
+    steps = _whole("state_dict['steps']", state_dict["steps"], limit=MAX_STEPS)
     seed = _whole("state_dict['seed']", state_dict.get("seed", engine.precision.seed))
     loaded = [
         _part(engine, part, *parts)

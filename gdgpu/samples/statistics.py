@@ -1,6 +1,10 @@
 """What the samples of a batch say besides their mean: variance, noise scale, and means that outliers do not move."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, overload
 
 from ..core.arrays import kernel_device, on_device_of
 from ..core.batches import sample_views, samples
@@ -13,9 +17,19 @@ from ..kernels.samples import moments, order_statistics
 from ..kernels.samples.noise_scale import Noise
 from .reduce import reduce_samples
 
+if TYPE_CHECKING:
+    from ..core.arrays import View
+    from ..typing import Array, Arrays
 
+
+@overload
+def sample_statistics(G: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array], Array]: ...
+@overload
+def sample_statistics(G: list[Array] | tuple[Array, ...]) -> tuple[list[Array], list[Array], Array]: ...
+@overload
+def sample_statistics(G: Array) -> tuple[Any, Any, Array]: ...
 @ranged
-def sample_statistics(G):
+def sample_statistics(G: Arrays) -> tuple[Any, Any, Array]:
     """(mean, variance, noise scale) of per-sample gradients, from one read of them.
 
     G: (B, *shape), or a list or a dict of such arrays that share B. mean and variance have the shapes of one sample
@@ -50,8 +64,14 @@ def sample_statistics(G):
     return like(G, means), like(G, variances), scale
 
 
+@overload
+def median_samples(G: Mapping[str, Array]) -> dict[str, Array]: ...
+@overload
+def median_samples(G: list[Array] | tuple[Array, ...]) -> list[Array]: ...
+@overload
+def median_samples(G: Array) -> Any: ...
 @ranged
-def median_samples(G):
+def median_samples(G: Arrays) -> Any:
     """The median of each coordinate over the samples; the mean of the middle two for an even number of them.
 
     G: (B, *shape), B >= 1, or a list or a dict of such arrays that share B. Returns arrays of `shape` in the
@@ -61,8 +81,14 @@ def median_samples(G):
     return _ranked(G, "median", lambda rows: ((rows - 1) // 2, rows // 2))
 
 
+@overload
+def trimmed_mean_samples(G: Mapping[str, Array], fraction: float) -> dict[str, Array]: ...
+@overload
+def trimmed_mean_samples(G: list[Array] | tuple[Array, ...], fraction: float) -> list[Array]: ...
+@overload
+def trimmed_mean_samples(G: Array, fraction: float) -> Any: ...
 @ranged
-def trimmed_mean_samples(G, fraction):
+def trimmed_mean_samples(G: Arrays, fraction: float) -> Any:
     """The mean of each coordinate over the samples without its floor(fraction * B) smallest and as many largest values.
 
     G: (B, *shape), B >= 1, or a list or a dict of such arrays that share B. 0 <= fraction < 0.5. Returns arrays of
@@ -73,20 +99,20 @@ def trimmed_mean_samples(G, fraction):
     """
     fraction = number("fraction", fraction, high=0.5, high_is_open=True)
 
-    def kept(rows):
+    def ranks(rows: int) -> tuple[int, int]:
         cut = math.floor(fraction * rows)
         return cut, rows - 1 - cut
 
-    return _ranked(G, "trimmed_mean", kept)
+    return _ranked(G, "trimmed_mean", ranks)
 
 
-def _ranked(G, family, kept):
-    """What `family` makes of the values from one rank to another, which kept(rows) gives."""
+def _ranked(G: Arrays, family: str, ranks: Callable[[int], tuple[int, int]]) -> Any:
+    """What `family` makes of the values from one rank to another, which ranks(rows) gives."""
     views, rows = sample_views(G)
     if views and rows == 0:
         raise ValueError("G: expected at least one sample, got none")
     device, xp = kernel_device(views)
-    low, high = kept(rows)
+    low, high = ranks(rows)
     with on_device_of(views):
         results = [xp.empty(v.shape[1:], accumulator(v.dtype)) for v in views]
         for (_, array), v, out in zip(leaves(G, "G"), views, results, strict=True):
@@ -100,5 +126,5 @@ def _ranked(G, family, kept):
     return like(G, results)
 
 
-def _dtypes(views):
+def _dtypes(views: Iterable[View]) -> list[str]:
     return sorted({v.dtype for v in views})

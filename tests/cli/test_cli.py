@@ -267,7 +267,7 @@ def test_momentum_is_refused_where_the_optimizer_takes_none():
 
 def test_the_command_line_has_every_optimizer():
     classes = {name for name in gdgpu.__all__ if hasattr(getattr(gdgpu, name), "step_samples")}
-    assert {row.new for row in OPTIMIZERS.values()} == classes
+    assert {row.new for row in OPTIMIZERS.values()} == classes - {"Optimizer"}
 
 
 @pytest.mark.parametrize("line", ["--epochs 100", "--batch-size 1", "--batch-size full --epochs 300"])

@@ -10,6 +10,7 @@ from support import ROOT
 # From the ground up. What is not named lies above all of them.
 KERNELS = "backend", "codegen", "rules", "reduction", "optimizers", "samples", "models", "launch", "catalogue"
 GDGPU = (
+    "typing",
     "kernels",
     "devices",
     "core",

@@ -228,7 +228,7 @@ def used(kind):
         sums = gdgpu.Accumulator(w)
         sums.add(G, max_norm=1.0)
         sums.result()
-        return sums, sums._held[1]
+        return sums, sums._sums[1]
     if kind in ("linear", "mlp"):
         new, sizes = {"linear": (gdgpu.models.LinearRegression, 50), "mlp": (gdgpu.models.MLP, (50, 4, 2))}[kind]
         model = new(sizes, device="cpu")
