@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from .backend import memory
 from .backend.limits import Limits
@@ -16,9 +17,12 @@ from .codegen.element import OPTIONS
 from .models import layers, linear
 from .optimizers import quantized_update, step_scalars, update
 from .reduction import accumulate, reduce, reduce_update, tensor_norms
-from .rules.rule import with_copies
+from .rules.rule import Flags, Rule, with_copies
 from .rules.table import RULES
 from .samples import clip_reduce, moments, noise_scale, order_statistics, sample_norms
+
+if TYPE_CHECKING:
+    from .backend.cuda import Kernel
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -34,19 +38,19 @@ class Row:
     name: str
     dtype: str
     limits: Limits
-    build: Callable
+    build: Callable[[str], "Kernel"]
 
     @property
-    def label(self):
+    def label(self) -> str:
         return f"{self.name}.{self.dtype}"
 
     @cached_property
-    def kernel(self):
+    def kernel(self) -> "Kernel":
         """The Kernel, built when first asked for."""
         return self.build(self.dtype)
 
 
-def flags_of(rule):
+def flags_of(rule: Rule) -> list[Flags]:
     """Every combination of a rule's flags, as ((name, bool), …); the first has none on."""
     return [tuple(zip(rule.flags, on, strict=True)) for on in itertools.product((False, True), repeat=len(rule.flags))]
 
@@ -59,26 +63,25 @@ def _state(rule, dtype):
     return (memory.accumulator(dtype),) * len(rule.state)
 
 
+def _plain(rule, flags, dtype):
+    return update.kernel("cuda", rule, flags, (dtype, dtype, *_state(rule, dtype)))
+
+
 def _update(rule):
     for k, flags in enumerate(flags_of(rule)):
-
-        def build(dtype, flags=flags):
-            return update.kernel("cuda", rule, flags, (dtype, dtype, *_state(rule, dtype)))
-
+        name = "_".join([rule.name, *(name for name, on in flags if on)])
         dtypes = ("float32",) if k else DTYPES
-        yield from _rows(
-            "update", "_".join([rule.name, *(name for name, on in flags if on)]), update.LIMITS, build, dtypes
-        )
+        yield from _rows("update", name, update.LIMITS, partial(_plain, rule, flags), dtypes)
 
 
-# Other ways to store state, and what else a step may do: for which dtypes, states kept, state's dtype, options.
+# Other ways to store state, and what else a step may do: for which dtypes, copies, state's dtype, options.
 _VARIANTS = {
     "bfloat16_state": (("bfloat16", "float32"), (), "bfloat16", ()),
     "codes": (("float32",), (), "uint8", ()),
     "codes_at_random": (("bfloat16",), (), "uint8", ("at_random",)),
     "at_random": (("float16", "bfloat16"), (), None, ("at_random",)),
-    "kept": (("float16", "bfloat16"), ("master", "ema"), None, ()),
-    "around": (("bfloat16", "float32"), (), None, OPTIONS[:-1]),
+    "master_ema": (("float16", "bfloat16"), ("master", "ema"), None, ()),
+    "step_options": (("bfloat16", "float32"), (), None, OPTIONS[:-1]),
 }
 
 
@@ -89,13 +92,13 @@ def _stored(rule, dtype, state_dtype):
     return (dtype, dtype, *[memory.accumulator(dtype)] * len(rule.copies), *state)
 
 
+def _variant(rule, state_dtype, options, dtype):
+    return update.kernel("cuda", rule, flags_of(rule)[0], _stored(rule, dtype, state_dtype), options)
+
+
 def _variants(rule):
-    for name, (dtypes, kept, state_dtype, options) in _VARIANTS.items():
-
-        def build(dtype, kept=kept, state_dtype=state_dtype, options=options):
-            kept = with_copies(rule, kept)
-            return update.kernel("cuda", kept, flags_of(rule)[0], _stored(kept, dtype, state_dtype), options)
-
+    for name, (dtypes, copies, state_dtype, options) in _VARIANTS.items():
+        build = partial(_variant, with_copies(rule, copies), state_dtype, options)
         family, limits = "update", update.LIMITS
         if state_dtype == "uint8":
             family, limits = "quantized", quantized_update.limits(len(rule.state))
@@ -143,9 +146,9 @@ def _statistics():
         ("noise", "noise", noise_scale.LIMITS, lambda dtype: noise_scale.kernels("cuda", dtype).norms),
     ):
         yield from _rows(family, name, limits, build, ("float32", "float64"))
-    for family, held in itertools.product(order_statistics.FAMILIES, (True, False)):
-        build = partial(order_statistics.kernel, "cuda", family, held=held)
-        yield from _rows("ranks", f"{family}{'' if held else '_again'}", order_statistics.LIMITS, build)
+    for family, on_chip in itertools.product(order_statistics.FAMILIES, (True, False)):
+        build = partial(order_statistics.kernel, "cuda", family, on_chip=on_chip)
+        yield from _rows("ranks", f"{family}{'' if on_chip else '_again'}", order_statistics.LIMITS, build)
 
 
 def _layers():
@@ -158,7 +161,7 @@ def _one_pass():
         yield from _rows("one_pass", *row)
 
 
-def of_rule(rule):
+def of_rule(rule: Rule) -> list[Row]:
     """The rows of a rule's kernels, as the catalogue lists them without weights or variants."""
     last = _norms(rule, joint=False) if rule.norm else _reduce_update(rule, False, "")
     return [*_update(rule), *_advance(rule), *last]

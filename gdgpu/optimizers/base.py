@@ -331,7 +331,7 @@ class Optimizer:
     def _grad_scaling(self, *asked):
         """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
         scaling = GradScaling(self, *asked)
-        if "found" in scaling.options and self._clock is None:
+        if "found_inf" in scaling.options and self._clock is None:
             self._clock = self._xp.full(1, self._steps, np.int64)
             self._version += 1
         return scaling

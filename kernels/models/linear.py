@@ -5,9 +5,10 @@ are still on chip. A sample's norm is |r_n| sqrt(scale^2 |x_n|^2 + 1); with max_
 factor that clips it.
 
 An item of work is a segment of rows, of the same size for any number of threads; its sums go to a row of `weights` and
-one of `biases`, to be added up by reduce.py or fused.py. `job` is the address of a row of int64: see JOB.
+one of `biases`, to be added up by reduce.py or reduce_update.py. `job` is the address of a row of int64: see JOB.
 """
 
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 from ..backend import geometry, memory, simd
@@ -243,38 +244,38 @@ def add_$name(X, offsets, n_features, k, z, sums, pitch, padded, ahead):
 """
 
 
-def tile_of(outputs, device="cpu", x_dtype="float32"):
+def tile_of(outputs: int, device: str = "cpu", x_dtype: str = "float32") -> int:
     """Outputs that are summed up in one pass over the rows."""
-    most = TILE
+    limit = TILE
     if device == "cuda":  # a thread has weights of so many elements, too, in its registers
-        most = {4: 5, 2: 3, 8: 2, 16: 1}[lanes_of({x_dtype})]
-    return -(-outputs // -(-outputs // most))
+        limit = {4: 5, 2: 3, 8: 2, 16: 1}[lanes_of({x_dtype})]
+    return -(-outputs // -(-outputs // limit))
 
 
-def segment(device, rows, outputs):
+def segment(device: str, rows: int, outputs: int) -> int:
     """Rows of an item of work, whatever the number of threads."""
     least = max(LEAST * outputs, -(-rows // SEGMENTS[device]))
     return -(-least // LEAST) * LEAST
 
 
-def work_size(device, outputs, n_features):
+def work_size(device: str, outputs: int, n_features: int) -> int:
     """Sums of a segment on CUDA: those of the weights, an output a row, then outputs and squares of ROWS rows."""
     return outputs * (n_features + ROWS) + ROWS if device == "cuda" else 0
 
 
-def padded(outputs):
+def padded(outputs: int) -> int:
     """Rows of the weights."""
     return -(-outputs // tile_of(outputs)) * tile_of(outputs)
 
 
-def scratch_bytes(outputs, n_features, sums):
+def scratch_bytes(outputs: int, n_features: int, sums: str) -> int:
     """Bytes that a thread works in."""
-    most, pitch = padded(outputs) + 1, n_features + simd.lanes(sums)
-    return (most * (pitch + 1 + ROWS) + ROWS) * memory.itemsize(sums) + 8 * ROWS + 64
+    rows, pitch = padded(outputs) + 1, n_features + simd.lanes(sums)
+    return (rows * (pitch + 1 + ROWS) + ROWS) * memory.itemsize(sums) + 8 * ROWS + 64
 
 
 @cache
-def kernel(device, loss, x_dtype, tile, clipped=False):
+def kernel(device: str, loss: str, x_dtype: str, tile: int, clipped: bool = False) -> Callable:
     """The kernel of a loss for X of x_dtype; sums, weights and targets have the accumulator's dtype.
 
     clipped: it makes the norms of samples, stores them if asked to, and clips to max_norm.
@@ -430,7 +431,7 @@ def _cuda(name, parts, x_dtype, sums, tile, clipped):
     return module(name, "cuda", CUDA, parts, constants).one_pass
 
 
-def catalogue():
+def catalogue() -> Iterator[tuple]:
     """(name, limits, build of a dtype of X, dtypes) of some CUDA kernels.
 
     The losses themselves are in those of layers.py, every one.

@@ -6,6 +6,7 @@ devices share out the rows as they like. What lies between the lowest and the hi
 the tree of tree.py, where a row outside is skipped, and then those two, each times how often it stays.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -188,9 +189,9 @@ def least(source, stride, rows, v, shared, x, y, X, Y):
     found = infinity
     n = y
     while n < rows:
-        held = $value
-        if held >= v and held < found:
-            found = held
+        candidate = $value
+        if candidate >= v and candidate < found:
+            found = candidate
         n += Y
     cuda.syncthreads()
     shared[y * X + x] = found
@@ -228,7 +229,7 @@ def between(G_at, stride, rows, columns, low, high, scale, out):
 """
 
 CUDA_HOLD = """
-source = cuda.shared.array(HELD, sum_type)
+source = cuda.shared.array(VALUES, sum_type)
 n = y
 while n < rows:
     source[n * X + x] = load_G(G_at, n * stride + column)
@@ -304,8 +305,8 @@ def _count_rows():
 
 
 @cache
-def kernel(device, family, g_dtype, held=True):
-    """The kernel of one of FAMILIES. held: on CUDA, the rows of a block fit its shared memory."""
+def kernel(device: str, family: str, g_dtype: str, on_chip: bool = True) -> Callable:
+    """The kernel of one of FAMILIES. on_chip: on CUDA, the rows of a block fit its shared memory."""
     sums = memory.accumulator(g_dtype)
     size = memory.itemsize(sums)
     integer = np.dtype(f"int{8 * size}")
@@ -325,7 +326,7 @@ def kernel(device, family, g_dtype, held=True):
         "nan": f"np.{sums}(np.nan)",
     }
     constants |= accessors({g_dtype}, sums) | {"load_G": f"load_{g_dtype}"}
-    name = stem(family, "" if held else "again", g_dtype)
+    name = stem(family, "" if on_chip else "again", g_dtype)
     as_float, as_int = "int_type(bits).view(sum_type)", "np.int64(sum_type(v).view(int_type))"
     if device == "cpu":
         parts = {
@@ -342,17 +343,17 @@ def kernel(device, family, g_dtype, held=True):
         "SEGMENT": SEGMENT,
         "SHIFT": tree.SHIFT,
         "THREADS": CUDA_THREADS,
-        "HELD": CUDA_RESIDENT // size,
+        "VALUES": CUDA_RESIDENT // size,
         "NODES": RADIX * CUDA_COLUMNS[0],
         "LEVELS": DEPTH * CUDA_COLUMNS[0],
         "DEPTH": DEPTH,
         "G_SIZE": memory.itemsize(g_dtype),
     }
-    value = "source[n * X + x]" if held else "load_G(source, n * stride)"
+    value = "source[n * X + x]" if on_chip else "load_G(source, n * stride)"
     parts = {
         "sums": sums,
         "keys": _fill(KEYS, as_float=as_float, as_int=as_int),
-        "source": CUDA_HOLD if held else "source = G_at + column * G_SIZE",
+        "source": CUDA_HOLD if on_chip else "source = G_at + column * G_SIZE",
         "value": value,
         "finish": _fill(FAMILIES[family][1], mean=MEAN, value=value),
     }
@@ -363,19 +364,21 @@ def _fill(text, **parts):
     return fill(text, **parts).rstrip()
 
 
-def between(device, family, g_dtype, rows, columns, G, stride, low, high, out):
+def between(
+    device: str, family: str, g_dtype: str, rows: int, columns: int, G: int, stride: int, low: int, high: int, out: int
+) -> None:
     """out <- the mean of the values of the ranks low … high of each column of G; of 0 <= low <= high < rows."""
     sums = np.dtype(memory.accumulator(g_dtype))
     ends = (low, high, sums.type(1 / (high - low + 1)), out)
     if device == "cpu":
-        least, most = CPU_COLUMNS
-        tile = min(max(CPU_CACHE // (rows * sums.itemsize), least), most) // least * least
+        narrowest, widest = CPU_COLUMNS
+        tile = min(max(CPU_CACHE // (rows * sums.itemsize), narrowest), widest) // narrowest * narrowest
         scratch_bytes = tile * (4 * 8 + (3 + rows + levels(rows)) * sums.itemsize)
         nbytes = rows * columns * memory.itemsize(g_dtype)
         compiled = kernel(device, family, g_dtype)
         threads.run(compiled, (G, stride, rows, columns, tile, *ends), -(-columns // tile), nbytes, scratch_bytes)
         return
     X = next((X for X in CUDA_COLUMNS if X * rows * sums.itemsize <= CUDA_RESIDENT), 0)
-    compiled, X = kernel(device, family, g_dtype, held=bool(X)), X or CUDA_COLUMNS[0]
+    compiled, X = kernel(device, family, g_dtype, on_chip=bool(X)), X or CUDA_COLUMNS[0]
     X = min(X, BLOCK)
     compiled.launch(-(-columns // X), (X, BLOCK // X), G, stride, rows, columns, *ends)
