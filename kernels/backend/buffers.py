@@ -56,7 +56,7 @@ class Buffer:
 
 
 class Scratch:
-    """Device memory that is kept between calls and only grows, by name. Zero when new.
+    """Device memory that stays between calls and only grows, by name. Zero when new.
 
     retire(array): keeps what is replaced for as long as a launch may read it.
     """

@@ -162,8 +162,8 @@ class Kernel:
     ) -> "Launch":
         """The Launch with these arguments on this device. counters: those that it arrives at; keeps: see there."""
         if SIMULATED or not blocks:
-            calls = [partial(_simulate, self.function, blocks, threads, args)] if blocks else []
-            return Launch(lambda: calls, keeps=keeps)
+            simulated = [partial(_simulate, self.function, blocks, threads, args)] if blocks else []
+            return Launch(lambda: simulated, keeps=keeps)
         api = driver.driver()
         x, y = threads if isinstance(threads, tuple) else (threads, 1)
         handle = self._handle(api)

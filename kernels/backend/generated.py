@@ -1,4 +1,4 @@
-"""Generated kernels: a text becomes one small module, compiled once and kept on disk.
+"""Generated kernels: a text becomes one small module, compiled once and stored on disk.
 
 Its name holds a hash of everything the compiled code depends on, so what is on disk can never be the kernel of a rule
 that was edited since. Numba's cache cannot see that: it misses closures over rules, and does not notice edits in
@@ -34,7 +34,7 @@ forking.locks += [_lock, linking.compiling, global_compiler_lock]
 
 
 def load(name: str, text: str, constants: dict, home: str, imports: Iterable = ()) -> ModuleType:
-    """The module of `text`, compiled at most once for this text by this user on this machine.
+    """The module of `text`, compiled once for this text by this user on this machine.
 
     name: a readable stem for the file. constants: name -> expression. home: the module whose __all__ are the target's
     functions. imports: generated modules, each with the names to take from it; theirs hold the hashes of their texts,
@@ -53,7 +53,7 @@ def load(name: str, text: str, constants: dict, home: str, imports: Iterable = (
 
 @cache
 def _fingerprint():
-    """What the compiled code depends on besides its own text.
+    """What the compiled code depends on besides its text.
 
     GDGPU_FINGERPRINT, where it is set, stands for the versions of Python and the compilers: kernels that were compiled
     elsewhere under the same word are found. The texts of the sources always count.

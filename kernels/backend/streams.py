@@ -11,7 +11,7 @@ from .geometry import SIMULATED
 
 
 class Order:
-    """The stream that an owner's work was last enqueued on. On its own device, in one thread at a time.
+    """The stream that an owner's work was last enqueued on. On one device, in one thread at a time.
 
     It must live until the work is done: CuPy's streams stay here, torch's live as long as the process. Default
     streams of each thread, which share a handle, are not told apart.

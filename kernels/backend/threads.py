@@ -200,7 +200,7 @@ def _wait():
 
 
 def _scratch(nbytes):
-    """The address of this thread's own buffer of at least nbytes, on a 64-byte line. It never goes away.
+    """The address of this thread's buffer of at least nbytes, on a 64-byte line. It never goes away.
 
     A call that begins inside of another, in a signal handler, may take a larger one.
     """

@@ -162,7 +162,7 @@ class Element:
         """The gradient as the rule sees it."""
         return f"gradient({old['g']}, scale, limit, factor)" if self._prepares else old["g"]
 
-    def taken(self, function: Callable) -> list[str]:
+    def taken(self, function: Callable | None) -> list[str]:
         """What the rule, or its norm, takes, as it is named here."""
         return [self.rule.named.get(n, n) for n in self.rule.parameters(function)]
 

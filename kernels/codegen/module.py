@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable
 from string import Template
 from types import ModuleType
+from typing import Any
 
 from ..backend import generated, memory
 from .element import storage_dtype
 
+Compiled = Any
 HOMES = {"cpu": "gdgpu.kernels.backend.cpu", "cuda": "gdgpu.kernels.backend.cuda"}
 _KERNEL = re.compile(r"(?m)(^@jit\(.*\)\ndef .*:\n)((?:(?: .*)?\n)+)")
 

@@ -17,7 +17,7 @@ from ..backend import memory, threads
 from ..backend.buffers import address_of
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
-from ..codegen.module import accessors, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, lanes_of, module, stem
 from . import losses
 
 WIDTH = 128
@@ -188,7 +188,7 @@ store_sum(factors, row, factor * scale)
 
 
 @cache
-def kernel(device: str, name: str, dtype: str, squares: bool = False) -> Callable:
+def kernel(device: str, name: str, dtype: str, squares: bool = False) -> Compiled:
     """The kernel of a row of KERNELS, of addresses x, y, squares and the number of columns."""
     row = KERNELS[name]
     index = {"column": "j", "element": "base + j"}.get(row.y)
@@ -253,7 +253,7 @@ def _of_rows(name, device, dtype, row, integers, numbers, functions=""):
 
 
 @cache
-def loss_end(device: str, loss: str, dtype: str) -> Callable:
+def loss_end(device: str, loss: str, dtype: str) -> Compiled:
     """(z, bias, targets, errors, squares, outputs, delta, scale): z + bias becomes the loss's residuals, times scale.
 
     squares: of each sample's residuals, before that. targets and delta: as losses.py has them.
@@ -264,7 +264,7 @@ def loss_end(device: str, loss: str, dtype: str) -> Callable:
 
 
 @cache
-def factors(device: str, dtype: str) -> Callable:
+def factors(device: str, dtype: str) -> Compiled:
     """(squares, norms, factors, layers, stride, max_norm, scale): norms, and the factors that clip, times scale.
 
     squares: for each layer a row of `stride` sums of the squares of what it takes in, and one of its deltas'.

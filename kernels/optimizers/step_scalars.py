@@ -17,7 +17,7 @@ from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
 from ..codegen import source
 from ..codegen.element import STEP_CONTEXT, context_address
-from ..codegen.module import accessors, module, stem
+from ..codegen.module import Compiled, accessors, module, stem
 from ..rules.rule import Rule
 
 LIMITS = Limits(threads=256, streams=False, float64=True)
@@ -53,7 +53,7 @@ def advance(values, carried, scalars, context, counts, rows):
 
 
 @cache
-def kernel(device: str, rule: Rule | None, sums: str) -> Callable:
+def kernel(device: str, rule: Rule | None, sums: str) -> Compiled:
     """The kernel of a rule's step function, for scalars of dtype `sums`; rule None: of one that only counts."""
     parts = {"step": "def rule():\n    return", "advance": ""}
     if rule:
@@ -82,7 +82,7 @@ def _advance(rule):
 
 def launcher(
     device: str,
-    compiled: Callable,
+    compiled: Compiled,
     values: int,
     carried: int,
     scalars: int,

@@ -16,7 +16,7 @@ from ..backend.buffers import Buffer
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
 from ..codegen.element import Element, context_address
-from ..codegen.module import accessors, fill, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, fill, lanes_of, module, stem
 from ..rules.rule import Flags, Rule
 from . import quantized_update
 
@@ -81,7 +81,7 @@ if load_float32($found_inf, 0) == 1:
 
 
 @cache
-def kernel(device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], options: tuple[str, ...] = ()) -> Callable:
+def kernel(device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], options: tuple[str, ...] = ()) -> Compiled:
     """The kernel of a rule for "cpu" or "cuda": flags as ((name, bool), …), dtypes of (w, g, *rule.states), options
     some of element.OPTIONS."""
     fields = Element(rule, dtypes, dict(flags), options)
@@ -138,7 +138,7 @@ def plan(device: str, sizes: Sequence[int]) -> Plan:
 
 
 def launcher(
-    device: str, compiled: Callable, table: Buffer, items: Buffer, chunk: int, nbytes: int, context: int = 0
+    device: str, compiled: Compiled, table: Buffer, items: Buffer, chunk: int, nbytes: int, context: int = 0
 ) -> Callable[[], None]:
     """The launch of a kernel over items; table and items are Buffers of that device."""
     args = (table.address, items.address, chunk, context)

@@ -6,13 +6,13 @@ segment (of `segment` rows, a power of 32), column tile. The root is multiplied 
 the `$finish` text: here it is stored, in reduce_update.py a rule takes it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ..backend import memory
 from ..backend.geometry import CUDA_SHARED
 from ..backend.limits import Limits
-from ..codegen.module import accessors, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, lanes_of, module, stem
 from . import cpu_tree, tree
 from .tree import SEGMENT
 
@@ -178,7 +178,7 @@ def build(
     rule: str = "",
     constants: Mapping | None = None,
     used: Iterable[str] = (),
-) -> Callable:
+) -> Compiled:
     """The kernel that folds G of g_dtype and hands each root to the lines of `finish`, as `total`.
 
     columns: of the table, beside what the reduction needs: the lines `addresses` read them.
@@ -215,7 +215,7 @@ def build(
 
 
 @cache
-def kernel(device: str, g_dtype: str, weighted: bool = False) -> Callable:
+def kernel(device: str, g_dtype: str, weighted: bool = False) -> Compiled:
     """The kernel that writes the root, times scale, to the table's output."""
     place = "piece * load_int64(row, 0) + i" if device == "cpu" else "i"
     return build(

@@ -4,12 +4,11 @@ The gradient is never written to memory: the tree's root is handed to the rule w
 block that folded the last node of its columns.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 from ..backend import memory
 from ..codegen.element import Element
-from ..codegen.module import stem
+from ..codegen.module import Compiled, stem
 from ..rules.rule import Flags, Rule
 from . import reduce
 
@@ -17,7 +16,7 @@ from . import reduce
 @cache
 def kernel(
     device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], g_dtype: str, weighted: bool = False
-) -> Callable:
+) -> Compiled:
     """The fused kernel of a rule; dtypes of (w, *rule.states), g_dtype of G, whose sums have w's accumulator dtype."""
     sums = memory.accumulator(g_dtype)
     fields = Element(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))

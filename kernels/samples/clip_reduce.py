@@ -14,7 +14,7 @@ from ..backend import memory, simd, threads
 from ..backend.buffers import Buffer
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
-from ..codegen.module import fill, module, stem
+from ..codegen.module import Compiled, fill, module, stem
 from ..reduction import cpu_tree
 from ..reduction.norm_tree import CHUNK, WIDTH, Tree
 from ..reduction.tree import RADIX, levels
@@ -168,7 +168,7 @@ def _add_rows(sums):
 
 
 @cache
-def kernel(device: str, g_dtype: str) -> Callable:
+def kernel(device: str, g_dtype: str) -> Compiled:
     """The kernel that clips samples of this dtype."""
     name, sums = stem("clipped", g_dtype), memory.accumulator(g_dtype)
     if device == "cpu":

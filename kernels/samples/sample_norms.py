@@ -278,9 +278,9 @@ class SampleNorms:
         self.parts = []  # (dtype, tensors, table, items, job) of each launch
         for dtype in dict.fromkeys(dtypes or ("float32",)):
             tensors = [k for k, d in enumerate(dtypes) if d == dtype]
-            items = tree.items[np.isin(tree.items[:, 0], tensors)].copy()
-            items[:, 0] = np.searchsorted(tensors, items[:, 0])
-            items = Buffer(xp, items)
+            places = tree.items[np.isin(tree.items[:, 0], tensors)].copy()
+            places[:, 0] = np.searchsorted(tensors, places[:, 0])
+            items = Buffer(xp, places)
             row = tree_row(tree, items, nodes)
             self.parts.append((dtype, tensors, Buffer(xp), items, Buffer(xp, row), nodes))
         self.places = int(row[-1])
@@ -288,7 +288,7 @@ class SampleNorms:
     def prepare(
         self, matrices: list, rows: int, out: int, max_norm: float = 0, weights: int = 0
     ) -> list[Callable[[], None]]:
-        """The launches, which own the memory that they work in.
+        """The launches, which keep the memory that they work in.
 
         matrices: (address, row stride) of each. out: the address of a number for each sample.
 
