@@ -199,7 +199,10 @@ def kernel(device: str, name: str, dtype: str, squares: bool = False) -> Compile
     parts["before"] = "" if index else f"y_value = {'load_sum(y, row)' if row.y == 'row' else 'zero'}"
     if device == "cpu":
         element = [f"value = result(load_sum(x, base + j), {read_y})"]
-        element += ["store_sum(x, base + j, value)"] * row.stored + [CPU_SQUARE] * squares
+        if row.stored:
+            element.append("store_sum(x, base + j, value)")
+        if squares:
+            element.append(CPU_SQUARE)
         parts |= {"element": "\n".join(element)}
         parts |= {"clear": CPU_CLEAR, "fold": CPU_FOLD} if squares else {"clear": "", "fold": ""}
         skeleton = CPU
@@ -219,13 +222,16 @@ def _cuda(row, dtype, index, read_y, lanes, squares):
     for k in range(lanes):
         read = f"load_sum(y, {index} + {k})" if index else read_y
         lines = [f"value_{k} = result(load_sum(x, base + j + {k}), {read})"]
-        lines += [f"store_sum(x, base + j + {k}, value_{k})"] * row.stored + [square[k]] * squares
+        if row.stored:
+            lines.append(f"store_sum(x, base + j + {k}, value_{k})")
+        if squares:
+            lines.append(square[k])
         each += [f"if j + {k} < columns:", *(f"    {line}" for line in lines)]
     if row.stored:
         vector.append(f"store_{dtype}_lanes(x, base + j, ({', '.join(f'value_{k}' for k in range(lanes))}))")
     parts = {
         "vector_y": "y" if index else "x",
-        "vector": "\n".join(vector + square * squares),
+        "vector": "\n".join([*vector, *square] if squares else vector),
         "each": "\n".join(each),
     }
     if not squares:

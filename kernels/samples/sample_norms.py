@@ -224,7 +224,7 @@ def add_lanes(g_dtype: str, lanes: int, keep: bool = False) -> str:
         return [f"shared[put + {row * WIDTH + k * (WIDTH // lanes)}] = {value}"] if keep else []
 
     def move(rows):
-        return [f"i += {rows} * WIDTH", *[f"put += {rows} * WIDTH"] * keep]
+        return [f"i += {rows} * WIDTH", *([f"put += {rows} * WIDTH"] if keep else [])]
 
     lines = [f"q{k} = zero" for k in range(lanes)] + ["i = lane", "if is_vector:"]
     for rows in CUDA_ROWS:
