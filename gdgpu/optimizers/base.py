@@ -234,7 +234,7 @@ class Optimizer:
     def _grad_scaling(self, *asked: Any) -> GradScaling:
         """What a step does besides its rule. From the first that may be skipped on, steps are counted on the device."""
         scaling = GradScaling(self._engine, *asked)
-        if "found" in scaling.options:
+        if "found_inf" in scaling.options:
             self._engine.count_on_device()
         return scaling
 

@@ -33,11 +33,11 @@ class GradScaling:
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=largest)
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=largest)
         asked = {
-            "scaled": grad_scale is not None,
+            "grad_scale": grad_scale is not None,
             "clip_value": clip_value is not None,
             "clip_norm": clip_norm is not None,
-            "found": found_inf is not None,
-            "zeroed": flag("zero_grads", zero_grads),
+            "found_inf": found_inf is not None,
+            "zero_grads": flag("zero_grads", zero_grads),
         }
         self.options = tuple(option for option in OPTIONS if asked.get(option))
         if self.clip_norm is not None and len(sums) > 1:

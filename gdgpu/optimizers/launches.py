@@ -134,7 +134,7 @@ class _Launch:
         """What is read must not lie in what is written; asked again only when something moved."""
         where = [(v.address, v.shape, v.strides) for v in (*gradients, *read)]
         if where != self._seen:
-            written, read = (gradients, read) if "zeroed" in self.options else ([], [*gradients, *read])
+            written, read = (gradients, read) if "zero_grads" in self.options else ([], [*gradients, *read])
             disjoint([*self.all_views, *map(writable, written)], read)
             self._seen = where
 
