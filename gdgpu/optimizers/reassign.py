@@ -113,7 +113,7 @@ def _products(engine, old_scalars, before) -> list[tuple]:
             (row,) = replayed(rule, scalars.sums, [values], engine.steps if has_begun else 0)
             row = dict(zip(rule.carried, row, strict=True))
             was = _carried(old_scalars, part, scalars.sums)
-            rows.append(list((row | {n: v for n, v in was.items() if n in row and n not in names}).values()))
+            rows.append(list((row | {n: v for n, v in was.items() if n not in names}).values()))
         found.append((scalars, np.array(rows)))
     return found
 

@@ -33,7 +33,6 @@ ROWS = (
         step=adagrad_step,
         given=("lr",),
         carried={"t": 0.0},
-        counted=("t",),
         reference=_REFERENCE,
     ),
 )

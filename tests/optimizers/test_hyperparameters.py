@@ -179,6 +179,23 @@ def test_what_is_refused_changes_nothing(label):
             with pytest.raises(AttributeError, match=name):
                 setattr(holder, name, 0.25)
     assert (snapshot(optimizer), repr(optimizer)) == before
+    for name in ("lr", "maximize", "weight_decay"):  # nothing of what was refused comes back
+        setattr(optimizer, name, assigned(optimizer, name))
+    run()
+
+
+def test_a_buffer_that_begins_late_is_not_dampened(torch):
+    """The first gradient enters it whole, as the first of all would."""
+    start = np.random.default_rng(1).standard_normal(40)
+    w, their_w = start.copy(), torch.nn.Parameter(torch.from_numpy(start.copy()))
+    ours, theirs = gdgpu.SGD(w, 0.1, dampening=0.5), torch.optim.SGD([their_w], 0.1, dampening=0.5)
+    for step, g in enumerate(gradients()):
+        if step == BEFORE:
+            ours.momentum = theirs.param_groups[0]["momentum"] = 0.9
+        their_w.grad = torch.from_numpy(g)
+        ours.step(g)
+        theirs.step()
+    assert far(w, their_w.detach().numpy()) <= 1e-12
 
 
 @pytest.mark.parametrize("label", OPTIMIZERS)

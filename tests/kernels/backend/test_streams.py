@@ -35,6 +35,8 @@ CALLS = {
     "step_samples": lambda optimizer, g: optimizer.step_samples(g[None]),
     "bind": lambda optimizer, g: optimizer.bind(g),
     "lr": lambda optimizer, g: setattr(optimizer, "lr", 0.5),
+    "momentum": lambda optimizer, g: setattr(optimizer.groups[0], "momentum", 0.5),
+    "nesterov": lambda optimizer, g: setattr(optimizer, "nesterov", not optimizer.nesterov),
     "state_dict": lambda optimizer, g: optimizer.state_dict(),
     "load_state_dict": lambda optimizer, g: optimizer.load_state_dict(made()[0].state_dict()),
 }
@@ -90,6 +92,27 @@ def test_what_is_recorded_is_not_ordered_and_the_next_call_still_is(stub):
     stub.streams[12].capturing = False
     run()
     assert waits(stub, 12) == [11]
+
+
+def test_a_graph_sees_numbers_and_flags_that_it_would_not_see_are_refused(stub):
+    """Its replays read the scalars where they lie; what is compiled in, they would repeat."""
+    optimizer, g = made()
+    run = optimizer.bind(g)
+    run()
+    optimizer.nesterov = True  # before the capture
+    run()
+    stub.current_stream().capturing = True
+    run()
+    stub.current_stream().capturing = False
+    (scalars,) = optimizer._engine.scalars.values()
+    optimizer.momentum = 0.25
+    optimizer.groups[0].weight_decay = 0.5
+    assert np.asarray(scalars.values.array).tolist() == [[np.float32(0.1), 0.25, 0.5]]
+    before = optimizer.state_dict(), repr(optimizer)
+    for name in ("nesterov", "maximize"):
+        with pytest.raises(RuntimeError, match=rf"\A{name}: [^\n]*CUDA graph has recorded[^\n]*\Z"):
+            setattr(optimizer, name, not getattr(optimizer, name))
+    assert repr((optimizer.state_dict(), repr(optimizer))) == repr(before)
 
 
 def test_nobody_waits_for_a_stream_that_records(stub):
