@@ -243,7 +243,7 @@ def check_owner(optimizer: Any, model: Model) -> None:
     params = getattr(optimizer, "params", None)
     if not hasattr(optimizer, "step"):
         raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
-    is_ours = isinstance(params, dict) and params.keys() == model.params.keys()
+    ours = isinstance(params, dict) and params.keys() == model.params.keys()
     # What it has taken: params may be the model's own dict, with other arrays by now.
-    if not is_ours or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
+    if not ours or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
         raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")
