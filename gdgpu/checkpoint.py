@@ -150,8 +150,9 @@ def packed(optimizer: Optimizer) -> tuple[dict[str, NDArray[Any]], dict[str, str
     from .optimizers.state_dict import params_on_host, state_of
 
     with turn(optimizer):  # all of one moment
-        saved, params = state_of(optimizer), [array.copy() for array in params_on_host(optimizer)]
-    tree = {"params": optimizer._tree.like(params), "state": saved.pop("state")}
+        engine = optimizer._engine
+        saved, params = state_of(engine), [array.copy() for array in params_on_host(engine)]
+    tree = {"params": engine.tree.like(params), "state": saved.pop("state")}
     text = {key: json.dumps(value, default=_plain) for key, value in saved.items() if key != "optimizer"}
     tensors = {}
     for name, tensor in _leaves(tree):
@@ -167,14 +168,15 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, NDArray[Any]], metadata: 
     from .core.turns import turn
     from .optimizers.state_dict import restore
 
-    name, views, each = metadata.get("optimizer"), optimizer._views, optimizer._tree.each
+    engine, name = optimizer._engine, metadata.get("optimizer")
+    views, each = engine.views, engine.tree.each
     if name != optimizer.name:
         raise ValueError(
             f"optimizer: expected a checkpoint of {optimizer.name}, got one of {reprlib.repr(name) if name else 'none'}"
         )
     places = {
-        "params": each(group.params for group in optimizer.groups),
-        "state": each(dict.fromkeys(group.rule.states, group.params) for group in optimizer.groups),
+        "params": each(part.params for part in engine.parts),
+        "state": each(dict.fromkeys(part.rule.states, part.params) for part in engine.parts),
     }
     keys = ("steps", "hyper", *(key for key in ("carried", "seed") if key in metadata))
     try:
@@ -188,13 +190,13 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, NDArray[Any]], metadata: 
             raise ValueError(f"{v.name}: expected {v.dtype} {v.shape}, got {array.dtype.name} {array.shape}")
     with turn(optimizer), on_device_of(views):
         try:
-            restore(optimizer, {"optimizer": name, "state": found["state"]} | saved)
+            restore(engine, {"optimizer": name, "state": found["state"]} | saved)
         except (TypeError, OverflowError) as error:
             reason = f"the checkpoint has other text than this optimizer's ({_line(error)})"
             raise ValueError(f"optimizer: {reason}") from None
         for v, array in zip(views, params, strict=True):
             bits = f"u{v.itemsize}"  # not every library of arrays has bfloat16
-            v.owner.view(bits)[...] = optimizer._xp.asarray(array.view(bits))
+            v.owner.view(bits)[...] = engine.xp.asarray(array.view(bits))
 
 
 def _read(key: str, text: str) -> Any:

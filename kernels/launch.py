@@ -1,7 +1,9 @@
 """Runs a reduction on either device: shares it out, lays out its tables and workspace, and launches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
 
@@ -30,20 +32,20 @@ class Job:
 
     g_dtype: str
     rows: int
-    columns: tuple
-    matrices: list
-    targets: list
+    columns: tuple[int, ...]
+    matrices: list[tuple[int, int]]
+    targets: list[tuple[int, ...]]
     scale: float
     weights: int = 0
     max_norm: float | None = None
 
     @cached_property
-    def sums(self):
+    def sums(self) -> str:
         """dtype of the sums."""
         return memory.accumulator(self.g_dtype)
 
     @property
-    def scalar(self):
+    def scalar(self) -> np.floating:
         """scale in the precision of the sums."""
         return np.dtype(self.sums).type(self.scale)
 
@@ -56,12 +58,12 @@ class Reduction:
     `prepare` sees to that for what runs at once; who keeps the launches that it returns sees to it then.
     """
 
-    def __init__(self, device, xp, get_kernel):
+    def __init__(self, device: str, xp: ModuleType, get_kernel: Callable) -> None:
         self.device, self.xp, self.get_kernel = device, xp, get_kernel
         self.layouts, self.clippers, self.order = {}, {}, order(device)
         self.scratch, self.counters = Scratch(xp, self.order.retire), Counters(xp, self.order.retire)
 
-    def prepare(self, job):
+    def prepare(self, job: Job) -> list[Callable[[], None]]:
         """The launches, good until another job is prepared, which own what they work in; on CUDA they do not wait."""
         not_recorded(self.order.follow(), "take this call before the capture, or bind a step to its arrays")
         return self._plain(job) if job.max_norm is None else self._clipped(job)

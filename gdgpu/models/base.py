@@ -243,7 +243,8 @@ def check_owner(optimizer: Any, model: Model) -> None:
     params = getattr(optimizer, "params", None)
     if not hasattr(optimizer, "step"):
         raise TypeError(f"optimizer: expected one of gdgpu's optimizers, got {type(optimizer).__name__}")
-    ours = isinstance(params, dict) and params.keys() == model.params.keys()
+    is_ours = isinstance(params, dict) and params.keys() == model.params.keys()
     # What it has taken: params may be the model's own dict, with other arrays by now.
-    if not ours or any(v.owner is not model.params[n] for n, v in zip(params, optimizer._views, strict=False)):
+    taken = zip(params, optimizer._engine.views, strict=False) if is_ours else ()
+    if not is_ours or any(v.owner is not model.params[n] for n, v in taken):
         raise ValueError("optimizer: expected one made from this model's params, got one of other arrays")

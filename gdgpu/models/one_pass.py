@@ -143,7 +143,8 @@ class _Layout:
         """The call that takes a step of the optimizer by scale times the sum over the batch."""
         step_of = weakref.ref(optimizer), scale  # not what holds it: it may be dropped before the model is
         if self.step_of != step_of:
-            G = batch_views(optimizer._tree.matching(self.sums, "G"), optimizer._views)[0]
+            engine = optimizer._engine
+            G = batch_views(engine.tree.matching(self.sums, "G"), engine.views)[0]
             work = G, None, self.segments, scale
             self.update = Bound(optimizer, lambda of, launches: launches.prepare_samples(of, *work), keep=False)
             self.step_of = step_of

@@ -1,8 +1,12 @@
 """Adagrad and what came of it: RMSprop, Adadelta."""
 
+from typing import Unpack
+
 from ..core.checks import flag, number
+from ..typing import Params, Rate
 from .base import Optimizer
-from .ranges import positive
+from .hyperparameters import Hyperparameter, positive
+from .precision import Common
 
 
 class Adagrad(Optimizer):
@@ -17,31 +21,38 @@ class Adagrad(Optimizer):
 
     __slots__ = ()
 
+    lr_decay = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    initial_accumulator_value = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
     def __init__(
         self,
-        params,
-        lr=1e-2,
-        lr_decay=0,
-        weight_decay=0,
-        initial_accumulator_value=0,
-        eps=1e-10,
-        maximize=False,
-        **common,
-    ):
+        params: Params,
+        lr: Rate = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
         hyper["initial_accumulator_value"] = initial_accumulator_value
         super().__init__(params, lr, hyper, **common)
 
-    @staticmethod
-    def _rule(lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
+    @classmethod
+    def _rule(cls, lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
         hyper = positive(eps, weight_decay) | {
             "lr_decay": number("lr_decay", lr_decay),
             "initial_accumulator_value": number("initial_accumulator_value", initial_accumulator_value),
         }
         return "adagrad" + "_decayed" * (lr_decay > 0), hyper, {"maximize": flag("maximize", maximize)}
 
-    def _initial(self, group, state):
-        return group.hyper["initial_accumulator_value"]
+    @staticmethod
+    def _initial(settings, state):
+        return settings.numbers["initial_accumulator_value"]
 
 
 class Adadelta(Optimizer):
@@ -56,12 +67,26 @@ class Adadelta(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False, **common):
+    rho = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, lr, hyper, **common)
 
-    @staticmethod
-    def _rule(rho, eps, weight_decay, maximize):
+    @classmethod
+    def _rule(cls, rho, eps, weight_decay, maximize):
         rho = number("rho", rho, high=1, high_is_open=True)
         hyper = {"rho": rho, "rest": 1 - rho} | positive(eps, weight_decay)
         return "adadelta", hyper, {"maximize": flag("maximize", maximize)}
@@ -82,23 +107,30 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
+    alpha = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    momentum = Hyperparameter[float]()
+    centered = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
+
     def __init__(
         self,
-        params,
-        lr=1e-2,
-        alpha=0.99,
-        eps=1e-8,
-        weight_decay=0,
-        momentum=0,
-        centered=False,
-        maximize=False,
-        **common,
-    ):
+        params: Params,
+        lr: Rate = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, lr, hyper | {"centered": centered, "maximize": maximize}, **common)
 
-    @staticmethod
-    def _rule(alpha, eps, weight_decay, momentum, centered, maximize):
+    @classmethod
+    def _rule(cls, alpha, eps, weight_decay, momentum, centered, maximize):
         alpha = number("alpha", alpha, high=1, high_is_open=True)
         hyper = {"alpha": alpha, "rest": 1 - alpha, "momentum": number("momentum", momentum, high=1, high_is_open=True)}
         flags = {"centered": flag("centered", centered), "maximize": flag("maximize", maximize)}

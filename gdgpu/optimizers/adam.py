@@ -1,8 +1,12 @@
 """Adam and its kin, with torch.optim's names, defaults and formulas."""
 
+from typing import Any, Unpack
+
 from ..core.checks import flag, number
+from ..typing import Params, Rate
 from .base import Optimizer
-from .ranges import betas_of, positive
+from .hyperparameters import Hyperparameter, betas_of, positive
+from .precision import Common
 
 
 class _Moments(Optimizer):
@@ -10,14 +14,30 @@ class _Moments(Optimizer):
 
     __slots__ = ()
 
+    betas = Hyperparameter[tuple[float, float]]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
     family = None
 
-    def __init__(self, params, lr, betas, eps, weight_decay, maximize, own=None, **common):
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        maximize: bool,
+        options: dict[str, Any] | None = None,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, lr, hyper | (own or {}), **common)
+        super().__init__(params, lr, hyper | (options or {}), **common)
 
-    def _rule(self, betas, eps, weight_decay, maximize):
-        return self.family, betas_of(betas) | positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
+    @classmethod
+    def _rule(cls, betas, eps, weight_decay, maximize):
+        return cls.family, betas_of(betas) | positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}
 
 
 class Adam(_Moments):
@@ -34,17 +54,28 @@ class Adam(_Moments):
 
     __slots__ = ()
 
+    amsgrad = Hyperparameter[bool]()
+
     family = "adam"
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False, **common
-    ):
+        self,
+        params: Params,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, maximize, {"amsgrad": amsgrad}, **common)
 
-    def _rule(self, betas, eps, weight_decay, amsgrad, maximize):
-        own = {"amsgrad": flag("amsgrad", amsgrad)}
+    @classmethod
+    def _rule(cls, betas, eps, weight_decay, amsgrad, maximize):
+        options = {"amsgrad": flag("amsgrad", amsgrad)}
         family, hyper, flags = super()._rule(betas, eps, weight_decay, maximize)
-        return family + "_amsgrad" * amsgrad, hyper, flags | own
+        return family + "_amsgrad" * amsgrad, hyper, flags | options
 
 
 class AdamW(Adam):
@@ -58,8 +89,16 @@ class AdamW(Adam):
     family = "adamw"
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False, **common
-    ):
+        self,
+        params: Params,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, **common)
 
 
@@ -76,7 +115,16 @@ class Adamax(_Moments):
 
     family = "adamax"
 
-    def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False, **common):
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, maximize, **common)
 
 
@@ -85,10 +133,13 @@ class _Decoupling(_Moments):
 
     __slots__ = ()
 
-    def _rule(self, decoupled_weight_decay, **hyper):
-        own = {"decoupled": flag("decoupled_weight_decay", decoupled_weight_decay)}
+    decoupled_weight_decay = Hyperparameter[bool]()
+
+    @classmethod
+    def _rule(cls, decoupled_weight_decay, **hyper):
+        options = {"decoupled": flag("decoupled_weight_decay", decoupled_weight_decay)}
         family, hyper, flags = super()._rule(**hyper)
-        return family, hyper, flags | own
+        return family, hyper, flags | options
 
 
 class NAdam(_Decoupling):
@@ -104,24 +155,27 @@ class NAdam(_Decoupling):
 
     __slots__ = ()
 
+    momentum_decay = Hyperparameter[float]()
+
     family = "nadam"
 
     def __init__(
         self,
-        params,
-        lr=2e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0,
-        momentum_decay=4e-3,
-        decoupled_weight_decay=False,
-        maximize=False,
-        **common,
-    ):
-        own = {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
-        super().__init__(params, lr, betas, eps, weight_decay, maximize, own, **common)
+        params: Params,
+        lr: Rate = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, options, **common)
 
-    def _rule(self, momentum_decay, **hyper):
+    @classmethod
+    def _rule(cls, momentum_decay, **hyper):
         momentum_decay = number("momentum_decay", momentum_decay)
         family, hyper, flags = super()._rule(**hyper)
         return family, hyper | {"momentum_decay": momentum_decay, "decay": 0.96**momentum_decay}, flags
@@ -143,14 +197,14 @@ class RAdam(_Decoupling):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0,
-        decoupled_weight_decay=False,
-        maximize=False,
-        **common,
-    ):
-        own = {"decoupled_weight_decay": decoupled_weight_decay}
-        super().__init__(params, lr, betas, eps, weight_decay, maximize, own, **common)
+        params: Params,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {"decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(params, lr, betas, eps, weight_decay, maximize, options, **common)

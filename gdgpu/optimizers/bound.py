@@ -1,54 +1,68 @@
 """Steps whose arrays are fixed."""
 
 import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..core.arrays import genuine, on_device_of, torch_of
 from ..core.nvtx import ranged
 from ..core.turns import turn
 from .launches import Launches
 
+if TYPE_CHECKING:
+    from .base import Optimizer
+    from .engine import Engine
+
 
 class Bound:
     """A step whose arrays are fixed: `run = opt.bind(grads); run()`. It checks nothing and does no work per tensor.
 
-    lay_out(optimizer, launches): the launches. dropped: names of arrays that nobody else has any more, see `watched`.
-    keep: whether it holds the optimizer; else it is good while that is.
+    lay_out(engine, launches): the launches. dropped: names of arrays that nobody else has any more, see `watched`.
+    keep: whether it keeps the optimizer alive; else it is good while that is.
     """
 
-    __slots__ = ("_dropped", "_held", "_launches", "_lay_out", "_owner", "_runs", "_version")
+    __slots__ = ("_dropped", "_launches", "_lay_out", "_optimizer", "_owner", "_runs", "_version")
 
-    def __init__(self, optimizer, lay_out, dropped=(), keep=True):
-        self._owner, self._held = weakref.ref(optimizer), optimizer if keep else None
+    def __init__(
+        self,
+        optimizer: "Optimizer",
+        lay_out: Callable[[Any, Launches], list[Any]],
+        dropped: Sequence[str] = (),
+        keep: bool = True,
+    ):
+        self._owner, self._optimizer = weakref.ref(optimizer), optimizer if keep else None
         self._lay_out, self._dropped, self._launches = lay_out, dropped, None
-        with optimizer._in_order("bind the step before the capture"):
-            self._prepare(optimizer)
+        engine = optimizer._engine
+        with engine.in_order("bind the step before the capture"):
+            self._prepare(engine)
 
-    def _prepare(self, optimizer):
-        launches = Launches(optimizer)  # which own the memory that the runs work in
-        self._runs = self._lay_out(optimizer, launches)
+    def _prepare(self, engine: "Engine") -> None:
+        launches = Launches(engine)  # which own the memory that the runs work in
+        self._runs = self._lay_out(engine, launches)
         if self._launches is not None:
-            optimizer._order.retire(self._launches)
-        self._launches, self._version = launches, optimizer._version
+            engine.order.retire(self._launches)
+        self._launches, self._version = launches, engine.version
 
     @ranged
-    def __call__(self):
+    def __call__(self) -> None:
         """Take the step, with what the arrays hold now."""
-        optimizer = self._held or self._owner()
+        optimizer = self._optimizer or self._owner()
         if self._dropped:
             raise RuntimeError(f"{self._dropped[0]}: nobody else has this tensor any more, {_HINT}")
-        with turn(optimizer), on_device_of(optimizer._views):
-            recorded = optimizer._order.follow()
-            if self._version != optimizer._version:
-                self._prepare(optimizer)
+        engine = optimizer._engine
+        with turn(optimizer), on_device_of(engine.views):
+            recorded = engine.order.follow()
+            if self._version != engine.version:
+                self._prepare(engine)
             if recorded:
-                optimizer._record(self._lay_out, self._launches)
-            optimizer._take(self._runs)
+                engine.record(self._lay_out, self._launches)
+            engine.take(self._runs)
 
 
 _HINT = "as after torch's zero_grad(): call zero_grad(set_to_none=False), or bind the new one"
 
 
-def watched(pairs):
+def watched(pairs: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Sequence[str]]:
     """(name, array) pairs to bind, and the names, later, of those tensors of torch that only we still have.
 
     What is bound is another tensor of the same memory: when the user's goes away, and that memory is nobody else's

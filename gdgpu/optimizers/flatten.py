@@ -1,16 +1,19 @@
 """One buffer for many arrays, for those who write gradients or parameters straight into it."""
 
+from typing import Any
+
 import numpy as np
 
 from ..core.arrays import contiguous, kernel_device, on_device_of, view
 from ..core.nvtx import ranged
 from ..core.pytree import Tree, leaves
+from ..typing import Array, Params
 
 ALIGNMENT = 16  # bytes: every view begins where a kernel's widest load does
 
 
 @ranged
-def flatten(params):
+def flatten(params: Params) -> tuple[Array, Any]:
     """(flat, views): one contiguous array that holds copies of all, and views into it shaped like params.
 
     params: one array, a list, a dict or groups of these, C-contiguous, of one dtype and on one device. views has their
@@ -20,21 +23,21 @@ def flatten(params):
     """
     tree = Tree(params)
     given = [pair for part, name in tree.parts for pair in leaves(part, name)]
-    held = [contiguous(view(array, label)) for label, array in given]
-    if not held:
+    sources = [contiguous(view(array, label)) for label, array in given]
+    if not sources:
         raise ValueError("params: expected at least one array, got none")
-    first = held[0]
-    for v in held:
+    first = sources[0]
+    for v in sources:
         if (v.dtype, v.torch) != (first.dtype, first.torch):
             raise ValueError(f"{v.name}: expected {first.dtype} and the same library as {first.name}, got {v.dtype}")
-    _, xp = kernel_device(held)
+    _, xp = kernel_device(sources)
     step = ALIGNMENT // first.itemsize
-    starts = np.cumsum([0, *(-(-v.size // step) * step for v in held)])
-    with on_device_of(held):
+    starts = np.cumsum([0, *(-(-v.size // step) * step for v in sources)])
+    with on_device_of(sources):
         flat = _zeros(xp, int(starts[-1]), first)
-        views = [flat[start : start + v.size].reshape(v.shape) for start, v in zip(starts[:-1], held, strict=True)]
-        for target, v, (_, source) in zip(views, held, given, strict=True):
-            target[...] = v.owner if v.torch is None else source
+        views = [flat[start : start + v.size].reshape(v.shape) for start, v in zip(starts[:-1], sources, strict=True)]
+        for target, v, (_, array) in zip(views, sources, given, strict=True):
+            target[...] = v.owner if v.torch is None else array
     return flat, tree.like(views)
 
 

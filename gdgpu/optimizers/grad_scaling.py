@@ -1,5 +1,7 @@
 """What a step does besides its rule: gradient scaling, skipping, clipping, zeroing."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..core.arrays import View, kernel_device, view
@@ -8,23 +10,34 @@ from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import itemsize
 from ..kernels.codegen.element import OPTIONS, STEP_CONTEXT
 
+if TYPE_CHECKING:
+    from .engine import Engine
+
 
 class GradScaling:
     """What one call of `step` asks for, checked. options: as kernels name them."""
 
-    def __init__(self, optimizer, grad_scale, found_inf, clip_value, clip_norm, zero_grads):
-        self.grad_scale = _scalar("grad_scale", grad_scale, optimizer, _positive)
-        self.found_inf = _scalar("found_inf", found_inf, optimizer, lambda x: float(flag("found_inf", x)))
-        sums = {scalars.sums for scalars in optimizer._scalars.values()}
-        most = float(np.finfo("float32" if "float32" in sums else "float64").max)
-        self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=most)
-        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=most)
+    def __init__(
+        self,
+        engine: "Engine",
+        grad_scale: Any,
+        found_inf: Any,
+        clip_value: float | None,
+        clip_norm: float | None,
+        zero_grads: bool,
+    ):
+        self.grad_scale = _scalar("grad_scale", grad_scale, engine, _positive)
+        self.found_inf = _scalar("found_inf", found_inf, engine, lambda x: float(flag("found_inf", x)))
+        sums = {scalars.sums for scalars in engine.scalars.values()}
+        largest = float(np.finfo("float32" if "float32" in sums else "float64").max)
+        self.clip_value = None if clip_value is None else number("clip_value", clip_value, high=largest)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, high=largest)
         asked = {
-            "scaled": grad_scale is not None,
+            "grad_scale": grad_scale is not None,
             "clip_value": clip_value is not None,
             "clip_norm": clip_norm is not None,
-            "found": found_inf is not None,
-            "zeroed": flag("zero_grads", zero_grads),
+            "found_inf": found_inf is not None,
+            "zero_grads": flag("zero_grads", zero_grads),
         }
         self.options = tuple(option for option in OPTIONS if asked.get(option))
         if self.clip_norm is not None and len(sums) > 1:
@@ -37,17 +50,17 @@ def _positive(scale):
     return float(scale)
 
 
-def _scalar(name, value, optimizer, checked):
+def _scalar(name, value, engine, checked):
     """A number, or a View of an array of one float32; None for None."""
     if value is None:
         return None
     if isinstance(value, bool | int | float | np.bool_ | np.number):
         return checked(element(value))
-    held = view(value, name)
-    if held.size != 1 or held.dtype != "float32":
-        raise ValueError(f"{name}: expected a number or an array of one float32, got {held.dtype} {held.shape}")
-    kernel_device([*optimizer._views[:1], held])
-    return held
+    scalar = view(value, name)
+    if scalar.size != 1 or scalar.dtype != "float32":
+        raise ValueError(f"{name}: expected a number or an array of one float32, got {scalar.dtype} {scalar.shape}")
+    kernel_device([*engine.views[:1], scalar])
+    return scalar
 
 
 class _Nothing:
@@ -62,16 +75,16 @@ NOTHING = _Nothing()
 class StepContext:
     """The row of addresses that a launch reads, and the numbers at some of them; they stay where they are."""
 
-    def __init__(self, xp, sums):
+    def __init__(self, xp: Any, sums: str):
         self.sums = sums
         self.row = Buffer(xp, np.zeros(len(STEP_CONTEXT), np.int64))
         self.numbers, self.limits = Buffer(xp, np.zeros(2, np.float32)), Buffer(xp, np.zeros(2, sums))
 
     @property
-    def address(self):
+    def address(self) -> int:
         return self.row.address
 
-    def set(self, scaling, steps_at, clip=None):
+    def set(self, scaling: Any, steps_at: int, clip: Any = None) -> None:
         """Take what this step asks for. steps_at: where steps are counted, or 0; clip: the Norms that clip, or None."""
         asked, at = (scaling.grad_scale, scaling.found_inf), []
         self.numbers.set(np.array([0.0 if v is None or isinstance(v, View) else v for v in asked], np.float32))

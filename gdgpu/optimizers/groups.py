@@ -1,41 +1,68 @@
 """Parameter groups: tensors that share hyperparameters, as in torch.optim."""
 
 import weakref
+from typing import TYPE_CHECKING, Any
+
+from ..typing import Rate
+from .hyperparameters import Hyperparameter, Settings
+
+if TYPE_CHECKING:
+    from .base import Optimizer
+
+
+class Part:
+    """A group inside: its params as they were given, which tensors they are, and its settings.
+
+    given: hyperparameters that it gives itself; all others are the optimizer's.
+    """
+
+    __slots__ = ("flags", "given", "kernel", "numbers", "options", "params", "rule", "settings", "tensors")
+
+    def __init__(self, params: Any, given: dict[str, Any], settings: Settings, tensors: range):
+        self.params, self.tensors = params, tensors
+        self.take(given, settings)
+
+    def take(self, given: dict[str, Any], settings: Settings) -> None:
+        """Have these hyperparameters."""
+        self.given, self.settings = given, settings
+        self.rule, self.numbers, self.flags, self.options = settings
+        self.kernel = settings.kernel
 
 
 class Group:
-    """One of an optimizer's groups. `lr` is assignable; None follows the optimizer's lr.
+    """One of an optimizer's groups. Its hyperparameters are attributes, and assignable; None: the optimizer's."""
 
-    hyper, flags: numbers and bools as the rule takes them; options: as the user named them; kernel: what its tensors'
-    kernels are made from, the rule and its flags.
-    """
+    __slots__ = ("__weakref__", "_index", "_owner")
 
-    __slots__ = ("__weakref__", "_lr", "_owner", "flags", "hyper", "kernel", "options", "params", "rule", "tensors")
+    lr = Hyperparameter[Rate]()
 
-    def __init__(self, optimizer, params, lr, options):
+    def __init__(self, optimizer: "Optimizer", index: int):
         self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once
-        self.params, self._lr = params, lr
-        self.assign(optimizer, options)
-        self.tensors = range(0)  # which of the optimizer's they are
+        self._index = index
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     @property
-    def _optimizer(self):
+    def params(self) -> Any:
+        """The arrays, as they were given."""
+        return self._optimizer._engine.parts[self._index].params
+
+    @property
+    def _optimizer(self) -> "Optimizer":
         optimizer = self._owner()
         if optimizer is None:
             raise ReferenceError("the optimizer of this group is gone: keep it")
         return optimizer
 
-    @property
-    def lr(self):
-        """A float, or a function of the number of completed steps."""
-        return self._optimizer.lr if self._lr is None else self._lr
+    def _read(self, name: str) -> Any:
+        return self._optimizer._engine.value(name, self._index)
 
-    @lr.setter
-    def lr(self, value):
-        self._optimizer._assign_lr(self, value)
+    def _assign(self, name: str, value: Any) -> None:
+        self._optimizer._assign(name, value, self._index)
 
-    def assign(self, optimizer, options):
-        """Take these hyperparameters, as the user names them."""
-        self.rule, self.hyper, self.flags = optimizer._check(**options)
-        self.kernel = self.rule, tuple((name, self.flags[name]) for name in self.rule.flags)
-        self.options = {name: (self.hyper | self.flags).get(name, value) for name, value in options.items()}
+    def __repr__(self) -> str:
+        engine = self._optimizer._engine
+        return f"Group({engine.described(self._index)})"

@@ -1,5 +1,8 @@
 """What an optimizer launches in a step, laid out once for each combination of rule and dtypes."""
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..core.arrays import View, disjoint, kernel_device, view, writable
@@ -15,103 +18,115 @@ from .grad_scaling import NOTHING, StepContext
 from .norms import Norms
 from .step_scalars import counting
 
+if TYPE_CHECKING:
+    from ..typing import Array
+    from .engine import Engine
+
 
 class Launches:
     """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
-    def __init__(self, optimizer):
-        self.parts, self.context = {}, StepContext(optimizer._xp, "float32")
+    def __init__(self, engine: "Engine"):
+        self.laid_out, self.context = {}, StepContext(engine.xp, "float32")
 
-    def prepare(self, optimizer, gradients, scaling=NOTHING):
+    def prepare(self, engine: "Engine", gradients: list[View], scaling: Any = NOTHING) -> list[Any]:
         """The launches of a step with gradients that are in memory: all checked and laid out before any runs."""
         self.scaling = scaling  # which owns what launches read
-        held = [v for v in (scaling.grad_scale, scaling.found_inf) if isinstance(v, View)]
-        parts = self._parts(optimizer, Step, gradients, scaling.options, held)
+        scalars = [v for v in (scaling.grad_scale, scaling.found_inf) if isinstance(v, View)]
+        parts = self._parts(engine, Step, gradients, scaling.options, scalars)
         clip, clips = None, []
         if scaling.clip_norm is not None and parts:
-            clip = self._get("clip", lambda: _joint(optimizer))
+            clip = self._get("clip", partial(_joint, engine))
             clips = [launch.clips(clip, last=launch is parts[-1][0]) for launch, _ in parts]
-        updates = [launch.prepare(part, optimizer._clock, scaling, clip) for launch, part in parts]
-        return [*self._advances(optimizer, parts, scaling), *(run for some in (*clips, *updates) for run in some)]
+        updates = [launch.prepare(part, engine.clock, scaling, clip) for launch, part in parts]
+        return [*self._advances(engine, parts, scaling), *(run for some in (*clips, *updates) for run in some)]
 
-    def prepare_samples(self, optimizer, G, weights, count, reduction, max_norm=None):
+    def prepare_samples(
+        self,
+        engine: "Engine",
+        G: list[View],
+        weights: "dict[str, Array] | None",
+        count: int,
+        reduction: str | float,
+        max_norm: Any = None,
+    ) -> list[Any]:
         """The launches of a step with per-sample gradients. weights: {dtype: array}, max_norm: a number; or None."""
-        held = [view(array, "weights") for array in (weights or {}).values()]
-        parts, norms = self._parts(optimizer, _samples, G, (), held), []
+        read = [view(array, "weights") for array in (weights or {}).values()]
+        parts, norms = self._parts(engine, _samples, G, (), read), []
         if max_norm is not None and len(parts) > 1:  # a sample's norm spans them
-            weights, norms = self._factors(optimizer, G, weights, count, max_norm)
+            weights, norms = self._factors(engine, G, weights, count, max_norm)
             max_norm = None
-        clock = optimizer._clock
+        clock = engine.clock
         updates = [launch.prepare(part, clock, weights, count, reduction, max_norm) for launch, part in parts]
-        return [*self._advances(optimizer, parts, NOTHING), *norms, *(run for some in updates for run in some)]
+        return [*self._advances(engine, parts, NOTHING), *norms, *(run for some in updates for run in some)]
 
-    def _factors(self, optimizer, G, weights, count, max_norm):
+    def _factors(self, engine, G, weights, count, max_norm):
         """(dtype -> the weights times the factors that clip, the launches that make them)."""
         dtypes = tuple(g.dtype for g in G)
-        where = optimizer.kernel_device, optimizer._xp
-        sizes = [w.size for w in optimizer._views]
-        factors = self._get(("factors", dtypes), lambda: ClipFactors(*where, dtypes, sizes))
+        where = engine.device, engine.xp
+        sizes = [w.size for w in engine.views]
+        factors = self._get(("factors", dtypes), partial(ClipFactors, *where, dtypes, sizes))
         return factors.prepare(G, weights, count, max_norm)
 
-    def _parts(self, optimizer, kind, gradients, options, held):
+    def _parts(self, engine, kind, gradients, options, read):
         """(launch, its gradients) for each combination of kernel and dtypes (of w, of g)."""
         members, parts = {}, []
-        if optimizer._views:
-            kernel_device([optimizer._views[0], *gradients, *held])
-        for k, (group, w, g) in enumerate(zip(optimizer._group_of, optimizer._views, gradients, strict=True)):
+        if engine.views:
+            kernel_device([engine.views[0], *gradients, *read])
+        for k, (group, w, g) in enumerate(zip(engine.group_of, engine.views, gradients, strict=True)):
             members.setdefault((group.kernel, w.dtype, g.dtype), []).append(k)
         for (kernel, w_dtype, g_dtype), tensors in members.items():
             key = kind, kernel, w_dtype, g_dtype, options, tuple(tensors)
-            launch = self._get(key, lambda key=key: kind(optimizer, key[-1], key[3], key[4]))
+            launch = self._get(key, partial(kind, engine, key[-1], g_dtype, options))
             part = [gradients[k] for k in tensors]
-            launch.check(part, held)
+            launch.check(part, read)
             parts.append((launch, part))
         return parts
 
     def _get(self, key, make):
-        if key not in self.parts:
-            self.parts[key] = make()
-        return self.parts[key]
+        if key not in self.laid_out:
+            self.laid_out[key] = make()
+        return self.laid_out[key]
 
-    def _advances(self, optimizer, parts, scaling):
+    def _advances(self, engine, parts, scaling):
         """What makes the scalars of the step, and counts it where only the device knows whether it is taken."""
-        clock, context = optimizer._clock, 0
+        clock, context = engine.clock, 0
         if clock is not None:
             self.context.set(scaling, address_of(clock))
             context = self.context.address
         runs, counts = [], context != 0
         for scalars in dict.fromkeys(launch.scalars for launch, _ in parts):
             if scalars.rule.step:
-                runs.append(self._get((scalars, counts), lambda s=scalars, c=counts: s.advance(context, c)))
+                runs.append(self._get((scalars, counts), partial(scalars.advance, context, counts)))
                 counts = False
         if counts:
-            runs.append(self._get("count", lambda: counting(optimizer.kernel_device, context)))
+            runs.append(self._get("count", partial(counting, engine.device, context)))
         return runs
 
 
-def _joint(optimizer):
+def _joint(engine):
     """The norm of all gradients together."""
-    sizes, sums = [w.size for w in optimizer._views], accumulator(optimizer._views[0].dtype)
-    return Norms(optimizer.kernel_device, optimizer._xp, sums, sizes, joint=True)
+    sizes, sums = [w.size for w in engine.views], accumulator(engine.views[0].dtype)
+    return Norms(engine.device, engine.xp, sums, sizes, joint=True)
 
 
 class _Launch:
-    def __init__(self, optimizer, tensors, g_dtype, options):
-        self.tensors, self.g_dtype, self.all_views = tensors, g_dtype, optimizer._views
-        self.device, self.xp = optimizer.kernel_device, optimizer._xp
-        self.views = [optimizer._views[k] for k in tensors]
+    def __init__(self, engine, tensors, g_dtype, options):
+        self.tensors, self.g_dtype, self.all_views = tensors, g_dtype, engine.views
+        self.device, self.xp = engine.device, engine.xp
+        self.views = [engine.views[k] for k in tensors]
         self.sizes = [w.size for w in self.views]
         self.sums = accumulator(g_dtype)
-        groups = [optimizer._group_of[k] for k in tensors]
+        groups = [engine.group_of[k] for k in tensors]
         self.rule, self.flags = groups[0].kernel
-        self.scalars = optimizer._scalars[self.rule, self.sums]
+        self.scalars = engine.scalars[self.rule, self.sums]
         rows = {group: self.scalars.row(group) for group in dict.fromkeys(groups)}
-        states = zip(*([state.address for state in optimizer._state[k]] for k in tensors), strict=True)
+        states = zip(*([state.address for state in engine.state[k]] for k in tensors), strict=True)
         # the addresses of each tensor's scalars, of w and its states, which never move
         self.fixed = {"hyper": [rows[group] for group in groups], "w": [w.address for w in self.views]}
         self.fixed |= dict(zip(self.rule.array_names, states, strict=bool(tensors)))
-        self.dtypes = (self.views[0].dtype, *(state.dtype for state in optimizer._state[tensors[0]]))
-        rounds = optimizer._storage.at_random and any(map(is_narrow, self.dtypes))
+        self.dtypes = (self.views[0].dtype, *(state.dtype for state in engine.state[tensors[0]]))
+        rounds = engine.precision.at_random and any(map(is_narrow, self.dtypes))
         self.options = (*options, *["at_random"] * rounds)
         self._seen = None
 
@@ -119,7 +134,7 @@ class _Launch:
         """What is read must not lie in what is written; asked again only when something moved."""
         where = [(v.address, v.shape, v.strides) for v in (*gradients, *read)]
         if where != self._seen:
-            written, read = (gradients, read) if "zeroed" in self.options else ([], [*gradients, *read])
+            written, read = (gradients, read) if "zero_grads" in self.options else ([], [*gradients, *read])
             disjoint([*self.all_views, *map(writable, written)], read)
             self._seen = where
 
@@ -127,21 +142,21 @@ class _Launch:
 class Step(_Launch):
     """Update with gradients that are in memory. A rule with norms has its first phase before."""
 
-    def __init__(self, optimizer, tensors, g_dtype, options):
-        super().__init__(optimizer, tensors, g_dtype, options)
+    def __init__(self, engine, tensors, g_dtype, options):
+        super().__init__(engine, tensors, g_dtype, options)
         dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
         self.kernel = self.rule, self.flags, dtypes, self.options
-        fields = Element(self.rule, dtypes, dict(self.flags), self.options)
+        element = Element(self.rule, dtypes, dict(self.flags), self.options)
         plan = update.plan(self.device, self.sizes)
         phase = Norms(self.device, self.xp, self.sums, self.sizes, joint=False) if self.rule.norm else None
-        columns = self.fixed | {"g": [0] * len(tensors), "key": [optimizer._keys[k] for k in tensors]}
+        columns = self.fixed | {"g": [0] * len(tensors), "key": [engine.keys[k] for k in tensors]}
         if phase:
             columns["norms"] = [phase.address(k) for k in range(len(tensors))]
-        self.rows = np.array([self.sizes, *(columns[n] for n in fields.columns)], np.int64).T.copy()
-        self.g_column = 1 + fields.columns.index("g")
+        self.rows = np.array([self.sizes, *(columns[n] for n in element.columns)], np.int64).T.copy()
+        self.g_column = 1 + element.columns.index("g")
         self.table, self.items = Buffer(self.xp, self.rows), Buffer(self.xp, plan.items)
         self.context = StepContext(self.xp, self.sums) if self.options else None
-        at, self.nbytes = self.context.address if self.options else 0, sum(self.sizes) * fields.element_bytes
+        at, self.nbytes = self.context.address if self.options else 0, sum(self.sizes) * element.element_bytes
         self.runs = []
         if phase:
             module = tensor_norms.kernels(self.device, *self.kernel)
@@ -166,8 +181,8 @@ class Step(_Launch):
 class Samples(_Launch):
     """Reduce per-sample gradients and update, in one launch."""
 
-    def __init__(self, optimizer, tensors, g_dtype, options):
-        super().__init__(optimizer, tensors, g_dtype, options)
+    def __init__(self, engine, tensors, g_dtype, options):
+        super().__init__(engine, tensors, g_dtype, options)
         self.reduction = Reduction(self.device, self.xp, self._kernel(self.rule, self.flags, self.dtypes))
         names = ("hyper", "w", *self.rule.array_names)
         self.targets = list(zip(*(self.fixed[n] for n in names), strict=True))
@@ -189,11 +204,11 @@ class Samples(_Launch):
 class ReducedSamples(Samples):
     """The same in two launches, where an update needs more than an element: norms, scales of codes, random bits."""
 
-    def __init__(self, optimizer, tensors, g_dtype, options):
-        super().__init__(optimizer, tensors, g_dtype, options)
+    def __init__(self, engine, tensors, g_dtype, options):
+        super().__init__(engine, tensors, g_dtype, options)
         self.gradients = [self.xp.empty(w.shape, self.sums) for w in self.views]
         self.targets = [(address_of(g),) for g in self.gradients]
-        self.step = Step(optimizer, tensors, self.sums, options)
+        self.step = Step(engine, tensors, self.sums, options)
 
     @staticmethod
     def _kernel(rule, flags, dtypes):
@@ -206,7 +221,7 @@ class ReducedSamples(Samples):
         return [*reduced, *self.step.prepare(gradients, clock)]
 
 
-def _samples(optimizer, tensors, g_dtype, options):
-    launch = Samples(optimizer, tensors, g_dtype, options)
+def _samples(engine, tensors, g_dtype, options):
+    launch = Samples(engine, tensors, g_dtype, options)
     needs_more = launch.rule.norm or launch.options or any(d in QUANTIZED for d in launch.dtypes)
-    return ReducedSamples(optimizer, tensors, g_dtype, options) if needs_more else launch
+    return ReducedSamples(engine, tensors, g_dtype, options) if needs_more else launch

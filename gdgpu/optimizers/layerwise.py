@@ -1,8 +1,12 @@
 """Optimizers whose step is in proportion to the norm of its tensor, for large batches."""
 
+from typing import Unpack
+
 from ..core.checks import flag, number
+from ..typing import Params, Rate
 from .base import Optimizer
-from .ranges import betas_of, positive
+from .hyperparameters import Hyperparameter, betas_of, positive
+from .precision import Common
 
 
 class LARS(Optimizer):
@@ -19,23 +23,30 @@ class LARS(Optimizer):
 
     __slots__ = ()
 
+    momentum = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    trust_coefficient = Hyperparameter[float]()
+    eps = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
+
     def __init__(
         self,
-        params,
-        lr,
-        momentum=0.9,
-        weight_decay=0,
-        trust_coefficient=1e-3,
-        eps=0,
-        nesterov=False,
-        maximize=False,
-        **common,
-    ):
+        params: Params,
+        lr: Rate,
+        momentum: float = 0.9,
+        weight_decay: float = 0,
+        trust_coefficient: float = 1e-3,
+        eps: float = 0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient, "eps": eps}
         super().__init__(params, lr, hyper | {"nesterov": nesterov, "maximize": maximize}, **common)
 
-    @staticmethod
-    def _rule(momentum, weight_decay, trust_coefficient, eps, nesterov, maximize):
+    @classmethod
+    def _rule(cls, momentum, weight_decay, trust_coefficient, eps, nesterov, maximize):
         hyper = positive(eps, weight_decay) | {
             "momentum": number("momentum", momentum, high=1, high_is_open=True),
             "trust_coefficient": number("trust_coefficient", trust_coefficient),
@@ -59,10 +70,24 @@ class LAMB(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, maximize=False, **common):
+    betas = Hyperparameter[tuple[float, float]]()
+    eps = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, lr, hyper, **common)
 
-    @staticmethod
-    def _rule(betas, eps, weight_decay, maximize):
+    @classmethod
+    def _rule(cls, betas, eps, weight_decay, maximize):
         return "lamb", betas_of(betas) | positive(eps, weight_decay), {"maximize": flag("maximize", maximize)}

@@ -1,8 +1,12 @@
 """Lion: the sign of a momentum."""
 
+from typing import Unpack
+
 from ..core.checks import flag, number
+from ..typing import Params, Rate
 from .base import Optimizer
-from .ranges import betas_of
+from .hyperparameters import Hyperparameter, betas_of
+from .precision import Common
 
 
 class Lion(Optimizer):
@@ -17,10 +21,22 @@ class Lion(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False, **common):
+    betas = Hyperparameter[tuple[float, float]]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         super().__init__(params, lr, {"betas": betas, "weight_decay": weight_decay, "maximize": maximize}, **common)
 
-    @staticmethod
-    def _rule(betas, weight_decay, maximize):
+    @classmethod
+    def _rule(cls, betas, weight_decay, maximize):
         hyper = betas_of(betas) | {"weight_decay": number("weight_decay", weight_decay)}
         return "lion", hyper, {"maximize": flag("maximize", maximize)}

@@ -1,5 +1,8 @@
 """The launches that take norms before an update: of all gradients together, or of each tensor for its rule."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ..kernels.backend import threads
@@ -12,7 +15,7 @@ from ..kernels.reduction.norm_tree import WIDTH, Tree
 class Norms:
     """Sums of squares of tensors of these sizes, and where they go. joint: one norm of all; else each of w and u."""
 
-    def __init__(self, device, xp, sums, sizes, joint):
+    def __init__(self, device: str, xp: Any, sums: str, sizes: list[int], joint: bool):
         self.device, self.xp, self.sums = device, xp, sums
         self.tree = Tree(sizes, joint)
         self.sums_of_squares = xp.zeros(self.tree.places * (1 if joint else 2), sums)
@@ -21,11 +24,13 @@ class Norms:
         at = address_of(self.sums_of_squares), self.nodes.address, self.counters.get(1)
         self.job = Buffer(xp, self.tree.job(*at, len(self.tree.items)))
 
-    def address(self, tensor):
+    def address(self, tensor: int) -> int:
         """Where the two sums of a tensor are found."""
         return address_of(self.sums_of_squares) + self.tree.roots[tensor] * 2 * itemsize(self.sums)
 
-    def launches(self, module, table, tensors, context, nbytes, last):
+    def launches(
+        self, module: Any, table: Buffer, tensors: Sequence[int], context: int, nbytes: int, last: bool
+    ) -> list[Any]:
         """The launches for these of the tensors, rows of `table` in this order. last: no other launch follows."""
         items = self.tree.items[np.isin(self.tree.items[:, 0], tensors)].copy()
         items[:, 0] = np.searchsorted(tensors, items[:, 0])

@@ -1,8 +1,10 @@
 """How state lies in memory: in the accumulator's dtype, in bfloat16, or in 8-bit codes with a scale for every 256."""
 
+from typing import Any, Literal, TypedDict
+
 import numpy as np
 
-from ..core.arrays import view
+from ..core.arrays import View, view
 from ..core.checks import count, flag, number, one_of
 from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import accumulator
@@ -10,9 +12,21 @@ from ..kernels.optimizers import quantized_update, update
 from ..kernels.rules.rule import COPIES, Rule
 
 DTYPES = ("float32", "bfloat16", "uint8")
+_USUAL = {"master": False, "ema": None, "state_dtype": None, "rounding": "nearest", "seed": 0}
+KEYWORDS = tuple(_USUAL)
 
 
-class Storage:
+class Common(TypedDict, total=False):
+    """Keywords that all optimizers have: see Optimizer."""
+
+    master: bool
+    ema: float | None
+    state_dtype: Literal["float32", "bfloat16", "uint8"] | None
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
+
+
+class Precision:
     """What an optimizer keeps, and how: the keywords that all of them have.
 
     master: 16-bit parameters get float32 copies, which the rule updates; the parameters are their rounded images.
@@ -25,15 +39,28 @@ class Storage:
     gradients that makes steps up to 5 times as long, of Adagrad, whose sum only grows, ever longer ones.
     """
 
-    def __init__(self, master=False, ema=None, state_dtype=None, rounding="nearest", seed=0):
+    def __init__(
+        self,
+        master: bool = False,
+        ema: float | None = None,
+        state_dtype: str | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
+    ):
         self.copies = tuple(n for n, on in zip(COPIES, (flag("master", master), ema is not None), strict=True) if on)
         decay = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
         self.scalars = {"ema_decay": decay, "ema_rest": 1 - decay}
         self.state_dtype = one_of("state_dtype", state_dtype, (None, *DTYPES))
         self.at_random = one_of("rounding", rounding, ("nearest", "stochastic")) == "stochastic"
         self.seed = count("seed", seed)
+        self.keywords = dict(zip(KEYWORDS, (master, ema, state_dtype, rounding, seed), strict=True))
 
-    def check(self, v, rule, name):
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keywords that are not as they are by default."""
+        return {name: value for name, value in self.keywords.items() if value != _USUAL[name]}
+
+    def check(self, v: View, rule: Rule, name: str) -> None:
         """ValueError unless a parameter, the View v, of the optimizer of this name can be kept so."""
         if "master" in self.copies and v.itemsize != 2:
             raise ValueError(f"master: expected float16 or bfloat16 params to keep wider, but {v.name} is {v.dtype}")
@@ -43,7 +70,7 @@ class Storage:
             self._check_codes(rule, name)
 
     @staticmethod
-    def _check_codes(rule, name):
+    def _check_codes(rule: Rule, name: str) -> None:
         if rule.early:
             raise ValueError(f"state_dtype: {name} keeps its state in float32 or bfloat16, got 'uint8'")
         if len(rule.state) > quantized_update.STATES:
@@ -55,7 +82,7 @@ class Storage:
             hint = "name it in nonnegative, or in squares if it is under a root"
             raise ValueError(f"state_dtype: 'uint8' may round {signed[0]} to 0, by which {name} divides; {hint}")
 
-    def new(self, device, xp, v, rule, name, initial):
+    def new(self, device: str, xp: Any, v: View, rule: Rule, name: str, initial: float) -> "State":
         """The State of this name of a parameter, the View v."""
         sums = accumulator(v.dtype)
         state = State(device, xp, v.shape, self._dtype(rule, name, sums), sums)
@@ -73,7 +100,7 @@ class Storage:
             return "bfloat16"
         return rule.code(name)
 
-    def keys(self, tensors):
+    def keys(self, tensors: int) -> list[int]:
         """What the random bits of each tensor begin with."""
         return np.random.SeedSequence(self.seed).generate_state(tensors, np.uint64).view(np.int64).tolist()
 
@@ -81,7 +108,7 @@ class Storage:
 class State:
     """An array of state. `array` is what kernels read and write; get and set speak of values of dtype `sums`."""
 
-    def __init__(self, device, xp, shape, dtype, sums):
+    def __init__(self, device: str, xp: Any, shape: tuple[int, ...], dtype: str, sums: str):
         self.device, self.xp, self.shape, self.dtype, self.sums = device, xp, shape, dtype, sums
         self.size = int(np.prod(shape))
         if dtype == sums:
@@ -92,7 +119,7 @@ class State:
             self.array = xp.zeros(quantized_update.nbytes(self.size), np.uint8)
         self.address = address_of(self.array)
 
-    def get(self):
+    def get(self) -> Any:
         """A copy of the values."""
         if self.dtype == self.sums:
             return self.array.copy()
@@ -100,7 +127,7 @@ class State:
         self._convert(_READ, address_of(values), self.sums, address_of(copy))
         return values
 
-    def set(self, view):
+    def set(self, view: View) -> None:
         """Take the values of a View of an array of this shape on this device."""
         if self.dtype == self.sums == view.dtype:
             self.array[...] = view.owner

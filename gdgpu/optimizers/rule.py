@@ -1,23 +1,54 @@
 """A user's own update rule as an optimizer, with everything that the built-in ones have."""
 
+from __future__ import annotations
+
 import inspect
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Parameter
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from ..core.checks import flag, number
 from ..kernels.codegen.source import Source, rule_text
 from ..kernels.rules.rule import COPIES, Rule
 from .base import Optimizer
-from .precision import Storage
+from .hyperparameters import Hyperparameter
+from .precision import Precision
 
 # What every optimizer takes besides.
-_COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Storage).parameters.values()]
-RESERVED = ("self", "params", *(p.name for p in _COMMON), *COPIES, *Storage().scalars)
+_COMMON = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(Precision).parameters.values()]
+RESERVED = ("self", "params", *(p.name for p in _COMMON), *COPIES, *Precision().scalars)
 
 
-def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(), squares=(), **defaults):
+@overload
+def rule(function: Callable[..., Any], /) -> type[UserRule]: ...
+
+
+@overload
+def rule(
+    *,
+    state: Sequence[str] = (),
+    step: Callable[..., Any] | None = None,
+    carried: dict[str, float] | None = None,
+    nonnegative: Sequence[str] = (),
+    squares: Sequence[str] = (),
+    **defaults: Any,
+) -> Callable[[Callable[..., Any]], type[UserRule]]: ...
+
+
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    state: Sequence[str] = (),
+    step: Callable[..., Any] | None = None,
+    carried: dict[str, float] | None = None,
+    nonnegative: Sequence[str] = (),
+    squares: Sequence[str] = (),
+    **defaults: Any,
+) -> Any:
     """Make an optimizer class of an update rule: a function (w, g, *state, lr, …) -> (w, *state) of numbers.
 
         @gdgpu.rule(state=("velocity",), momentum=0.9)
@@ -40,7 +71,8 @@ def rule(function=None, /, *, state=(), step=None, carried=None, nonnegative=(),
     only in nonnegative makes too short ones where it is below 2^-11 of the largest of 256 elements, not 2^-18.
 
     step: a function (*carried, hyperparameters) that makes, once a step and in float64, what the rule takes; it returns
-    the carried scalars, then these, by their names. carried: what the carried ones are before the first step.
+    the carried scalars, then these, by their names. carried: what the carried ones are before the first step. They go
+    on where a hyperparameter is assigned.
 
         def corrected(power, lr, beta):
             power = power * beta
@@ -62,9 +94,13 @@ class UserRule(Optimizer):
 
     __slots__ = ()
 
-    rule = None
+    if TYPE_CHECKING:
+        rule: ClassVar[Rule]
 
-    def __init__(self, *args, **given):
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __init__(self, *args: Any, **given: Any) -> None:
         try:
             taken = inspect.signature(type(self)).bind(*args, **given)
         except TypeError as error:
@@ -80,7 +116,7 @@ class UserRule(Optimizer):
         return cls.rule, {name: _finite(name, value) for name, value in given.items()}, flags
 
     @classmethod
-    def check(cls, dtype="float32", architectures=None):
+    def check(cls, dtype: str = "float32", architectures: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Figures of this rule's CUDA kernels, and what is wrong with them, with no GPU: machine_code.inspect_rule."""
         from ..machine_code import inspect_rule
 
@@ -102,9 +138,10 @@ def _optimizer(function, state, step, carried, kinds, defaults):
     for name, value in defaults.items():
         if name not in flags and not (name == "lr" and callable(value)):
             number(name, value, low=0.0 if name == "lr" else -math.inf)
-    own = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
-    own |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
-    return type(function.__name__, (UserRule,), own)
+    body = {"rule": row, "__signature__": _signature(row, defaults), "__doc__": function.__doc__}
+    body |= {"__slots__": (), "__module__": function.__module__, "__qualname__": function.__qualname__}
+    body |= {name: Hyperparameter() for name in _options(row) if not hasattr(UserRule, name)}
+    return type(function.__name__, (UserRule,), body)
 
 
 def _complaints(row, parameters, defaults, kinds):
@@ -160,9 +197,9 @@ def _signature(row, defaults):
     def parameter(name, kind):
         return Parameter(name, kind, default=defaults.get(name, Parameter.empty))
 
-    own = [parameter(name, Parameter.KEYWORD_ONLY) for name in _options(row)]
+    options = [parameter(name, Parameter.KEYWORD_ONLY) for name in _options(row)]
     first = [parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("params", "lr")]
-    return inspect.Signature([*first, *own, *_COMMON])
+    return inspect.Signature([*first, *options, *_COMMON])
 
 
 def _names(name, given):

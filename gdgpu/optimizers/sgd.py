@@ -1,7 +1,12 @@
 """The optimizers: for each its hyperparameters, their checks, and the rule that they call for."""
 
+from typing import Unpack
+
 from ..core.checks import flag, number
+from ..typing import Params, Rate
 from .base import Optimizer
+from .hyperparameters import Hyperparameter
+from .precision import Common
 
 
 class SGD(Optimizer):
@@ -17,12 +22,28 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False, **common):
+    momentum = Hyperparameter[float]()
+    dampening = Hyperparameter[float]()
+    weight_decay = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    maximize = Hyperparameter[bool]()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, lr, hyper | {"nesterov": nesterov, "maximize": maximize}, **common)
 
-    @staticmethod
-    def _rule(momentum, dampening, weight_decay, nesterov, maximize):
+    @classmethod
+    def _rule(cls, momentum, dampening, weight_decay, nesterov, maximize):
         hyper = {
             "momentum": number("momentum", momentum, high=1, high_is_open=True),
             "dampening": number("dampening", dampening, high=1),
@@ -47,12 +68,26 @@ class Momentum(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params, lr, momentum=0.9, nesterov=False, weight_decay=0, maximize=False, **common):
+    momentum = Hyperparameter[float]()
+    nesterov = Hyperparameter[bool]()
+    weight_decay = Hyperparameter[float]()
+    maximize = Hyperparameter[bool]()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0,
+        maximize: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         hyper = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, lr, hyper, **common)
 
-    @staticmethod
-    def _rule(momentum, nesterov, weight_decay, maximize):
+    @classmethod
+    def _rule(cls, momentum, nesterov, weight_decay, maximize):
         hyper = {
             "momentum": number("momentum", momentum, high=1, high_is_open=True),
             "weight_decay": number("weight_decay", weight_decay),

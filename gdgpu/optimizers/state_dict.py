@@ -1,5 +1,7 @@
 """The state of an optimizer as a state_dict, and back: everything is checked before anything is touched."""
 
+from typing import Any
+
 import numpy as np
 
 from ..core.arrays import view
@@ -7,71 +9,90 @@ from ..core.checks import MAX_STEPS, count, number
 from ..core.pytree import like, matching
 from ..devices import on_host
 from ..kernels.backend.memory import accumulator
+from .engine import Engine
+from .groups import Part
+from .hyperparameters import Settings
 from .launches import Launches
 
 
-def state_of(optimizer):
+def state_of(engine: Engine) -> dict[str, Any]:
     """What Optimizer.state_dict returns, in our form."""
-    each = optimizer._tree.each
-    with optimizer._in_order():
+    each = engine.tree.each
+    with engine.in_order():
         saved = {
-            "optimizer": optimizer.name,
-            "steps": optimizer.steps,
-            "hyper": optimizer.current(),
-            "state": each(_copies(optimizer, group) for group in optimizer.groups),
+            "optimizer": engine.name,
+            "steps": engine.steps,
+            "hyper": each(engine.current(part) for part in engine.parts),
+            "state": each(_copies(engine, part) for part in engine.parts),
         }
-        carried = {s.key: s.carried.tolist() for s in optimizer._scalars.values() if s.rule.carried}
+        carried = {s.key: s.carried.tolist() for s in engine.scalars.values() if s.rule.carried}
     saved |= {"carried": carried} if carried else {}
-    return saved | ({"seed": optimizer._storage.seed} if optimizer._storage.at_random else {})
+    return saved | ({"seed": engine.precision.seed} if engine.precision.at_random else {})
 
 
-def _copies(optimizer, group):
-    held = [optimizer._state[k] for k in group.tensors]
-    return {name: like(group.params, [h[j].get() for h in held]) for j, name in enumerate(group.rule.states)}
+def _copies(engine, part):
+    states = [engine.state[k] for k in part.tensors]
+    return {name: like(part.params, [s[j].get() for s in states]) for j, name in enumerate(part.rule.states)}
 
 
-def restore(optimizer, state_dict):
+def restore(engine: Engine, state_dict: dict[str, Any]) -> None:
     """What Optimizer.load_state_dict does."""
     _keys("state_dict", state_dict, {"optimizer", "steps", "hyper", "state"}, optional={"carried", "seed"})
-    if state_dict["optimizer"] != optimizer.name:
-        raise ValueError(f"state_dict: expected one of {optimizer.name!r}, got one of {state_dict['optimizer']!r}")
+    if state_dict["optimizer"] != engine.name:
+        raise ValueError(f"state_dict: expected one of {engine.name!r}, got one of {state_dict['optimizer']!r}")
     steps = _whole("state_dict['steps']", state_dict["steps"], limit=MAX_STEPS)
-    seed = _whole("state_dict['seed']", state_dict.get("seed", optimizer._storage.seed))
-    groups = [
-        _group(optimizer, group, *parts)
-        for group, *parts in zip(
-            optimizer.groups,
-            _each(optimizer, state_dict, "hyper"),
-            _each(optimizer, state_dict, "state"),
-            strict=True,
+    seed = _whole("state_dict['seed']", state_dict.get("seed", engine.precision.seed))
+    loaded = [
+        _part(engine, part, *parts)
+        for part, *parts in zip(
+            engine.parts, _each(engine, state_dict, "hyper"), _each(engine, state_dict, "state"), strict=True
         )
     ]
-    old = [(group.options, group._lr) for group in optimizer.groups], optimizer._lr, optimizer.steps, optimizer._scalars
-    with optimizer._in_order():
+    with engine.in_order():
+        old = [(part.given, part.settings) for part in engine.parts], engine.defaults, engine.steps, engine.scalars
         try:
-            optimizer._set_steps(steps)
-            for group, (options, _, _) in zip(optimizer.groups, groups, strict=True):
-                group.assign(optimizer, options)
-            optimizer._scalars = optimizer._gather(optimizer._scalars)
-            carried = [s for s in optimizer._scalars.values() if s.rule.carried]
+            engine.steps = steps
+            engine.defaults, given = _shared(engine, [options for options, _, _ in loaded])
+            for part, g, (_, settings, _) in zip(engine.parts, given, loaded, strict=True):
+                part.take(g, settings)
+            engine.scalars = engine.gathered(engine.scalars)
+            carried = [s for s in engine.scalars.values() if s.rule.carried]
             products = [(s.carried, _products(s, state_dict.get("carried", {}))) for s in carried]
-            _assign_lr(optimizer, [lr for _, lr, _ in groups])
-            optimizer._renew()
+            engine.renew()
         except BaseException:
-            for group, (options, lr) in zip(optimizer.groups, old[0], strict=True):
-                group.assign(optimizer, options)
-                group._lr = lr
-            _, optimizer._lr, steps, optimizer._scalars = old
-            optimizer._set_steps(steps)
+            for part, before in zip(engine.parts, old[0], strict=True):
+                part.take(*before)
+            _, engine.defaults, steps, engine.scalars = old
+            engine.steps = steps
             raise
-        for *_, copies in groups:
-            _store(optimizer, copies)
+        for *_, copies in loaded:
+            for target, source in copies:
+                target.set(view(_on(engine.xp, source), "state"))
         for target, source in products:
-            target[...] = optimizer._xp.asarray(source)
-        optimizer._take_seed(seed)
-        optimizer._order.retire((old, optimizer._launches))
-        optimizer._launches = Launches(optimizer)  # flags are compiled in
-    optimizer._version += 1
+            target[...] = engine.xp.asarray(source)
+        engine.take_seed(seed)
+        engine.order.retire((old, engine.launches))
+        engine.launches = Launches(engine)  # flags are compiled in
+    engine.version += 1
+
+
+def _shared(engine, loaded):
+    """(the optimizer's hyperparameters, what each group gives itself) that come to these, one dict a group.
+
+    Groups that follow the optimizer go on following it where what they have is the same. A function for lr stays.
+    """
+    defaults, given = dict(engine.defaults), [{} for _ in loaded]
+    for name in defaults:
+        following = [k for k, part in enumerate(engine.parts) if name not in part.given]
+        same = all(loaded[k][name] == loaded[following[0]][name] for k in following)
+        for k, part in enumerate(engine.parts):
+            if name == "lr" and callable(engine.rate(part)):
+                given[k] |= {name: part.given[name]} if name in part.given else {}
+            elif k in following and same:
+                defaults[name] = loaded[k][name]
+            else:
+                given[k][name] = loaded[k][name]
+    return defaults, given
 
 
 def _whole(label, value, **range):
@@ -81,59 +102,49 @@ def _whole(label, value, **range):
         raise ValueError(str(error)) from None
 
 
-def _assign_lr(optimizer, values):
-    """A value for each group; those without an lr of their own go on following the optimizer if theirs are the same."""
-    following = {lr for group, lr in zip(optimizer.groups, values, strict=True) if group._lr is None}
-    for group, lr in zip(optimizer.groups, values, strict=True):
-        if not callable(optimizer._rate(group)):
-            holder = optimizer if group._lr is None and len(following) == 1 else group
-            holder._lr = lr
-
-
 def _keys(name, given, expected, optional=()):
     if not isinstance(given, dict) or given.keys() - set(optional) != set(expected):
         got = sorted(map(str, given)) if isinstance(given, dict) else type(given).__name__
         raise ValueError(f"{name}: expected a dict with the keys {sorted(expected)}, got {got}")
 
 
-def _each(optimizer, state_dict, part):
+def _each(engine, state_dict, part):
     """(name, value) of this part of the state_dict for each group."""
     value = state_dict[part]
-    if not optimizer._tree.grouped:
+    if not engine.tree.grouped:
         return [(f"state_dict[{part!r}]", value)]
-    if not isinstance(value, list) or len(value) != len(optimizer.groups):
-        raise ValueError(f"state_dict[{part!r}]: expected a list of {len(optimizer.groups)}, one for each group")
+    if not isinstance(value, list) or len(value) != len(engine.parts):
+        raise ValueError(f"state_dict[{part!r}]: expected a list of {len(engine.parts)}, one for each group")
     return [(f"state_dict[{part!r}][{k}]", v) for k, v in enumerate(value)]
 
 
-def _group(optimizer, group, named_hyper, named_state):
-    """(hyperparameters, lr, copies to make) of a group."""
+def _part(engine, part, named_hyper, named_state):
+    """(hyperparameters, Settings, copies to make) of a group."""
     (label, hyper), (where, state) = named_hyper, named_state
-    _keys(label, hyper, optimizer._current(group))
-    _keys(where, state, group.rule.states)
-    lr = rule_of(optimizer, group, label, hyper)[1]["lr"]
+    _keys(label, hyper, {"lr", *part.options})
+    _keys(where, state, part.rule.states)
+    lr, settings = settings_of(engine, part, label, hyper)
     copies = []
-    for j, name in enumerate(group.rule.states):
-        pairs = matching(state[name], group.params, f"{where}[{name!r}]")
-        for (array_name, array), k in zip(pairs, group.tensors, strict=True):
-            w, saved = optimizer._views[k], view(array, array_name)
+    for j, name in enumerate(part.rule.states):
+        pairs = matching(state[name], part.params, f"{where}[{name!r}]")
+        for (array_name, array), k in zip(pairs, part.tensors, strict=True):
+            w, saved = engine.views[k], view(array, array_name)
             sums = accumulator(w.dtype)
             if saved.shape != w.shape or saved.dtype != sums:
                 raise ValueError(f"{array_name}: expected {sums} {w.shape}, got {saved.dtype} {saved.shape}")
-            copies.append((optimizer._state[k][j], saved.owner))
-    return {name: hyper[name] for name in hyper if name != "lr"}, lr, copies
+            copies.append((engine.state[k][j], saved.owner))
+    return hyper | {"lr": lr}, settings, copies
 
 
-def rule_of(optimizer, group, label, hyper):
-    """(rule, its hyperparameters) that saved ones call for; ValueError where this group's state is of another rule."""
+def settings_of(engine: Engine, part: Part, label: str, hyper: dict[str, Any]) -> tuple[float, Settings]:
+    """(lr, Settings) that saved hyperparameters come to; ValueError where this group's state is of another rule."""
     try:
-        lr = number("lr", hyper["lr"])
-        rule, values, _ = optimizer._check(**{name: hyper[name] for name in hyper if name != "lr"})
+        lr, settings = number("lr", hyper["lr"]), engine.settings(hyper)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {error}") from None
-    if rule.states != group.rule.states:
-        raise ValueError(f"{label}: they call for rule {rule.name}, this optimizer runs {group.rule.name}")
-    return rule, {"lr": lr} | optimizer._storage.scalars | values
+    if settings.rule.states != part.rule.states:
+        raise ValueError(f"{label}: they call for rule {settings.rule.name}, this optimizer runs {part.rule.name}")
+    return lr, settings
 
 
 def _products(scalars, carried):
@@ -148,15 +159,9 @@ def _products(scalars, carried):
     return rows
 
 
-def _store(optimizer, copies):
-    """Copy each array into the state beside it."""
-    for target, source in copies:
-        target.set(view(_on(optimizer._xp, source), "state"))
-
-
-def params_on_host(optimizer):
+def params_on_host(engine: Engine) -> list[np.ndarray]:
     """The parameters as NumPy arrays, which share their memory if they lie there."""
-    return [_as_named(on_host(v.owner), v.dtype) for v in optimizer._views]
+    return [_as_named(on_host(v.owner), v.dtype) for v in engine.views]
 
 
 def _as_named(array, dtype):

@@ -3,69 +3,72 @@
 import inspect
 import math
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import optimizers
 from ..core.pytree import leaves, like
-from ..kernels.backend.buffers import address_of
 from ..kernels.backend.memory import accumulator
-from ..kernels.optimizers import step_scalars
 from ..kernels.rules.rule import COPIES
-from .state_dict import params_on_host, rule_of
+from .state_dict import params_on_host, settings_of
+from .step_scalars import replayed
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 NAMES = ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 DECOUPLED = "decoupled_weight_decay"  # which torch's Adam has for AdamW's sake
 COUNTS = {"SGD": (), "NAdam": ("step", "mu_product")}  # numbers beside the state arrays, where not ("step",)
 
 
-def is_torchs(state_dict):
+def is_torchs(state_dict: Any) -> bool:
     """Whether this is a state_dict of torch.optim."""
     return isinstance(state_dict, dict) and state_dict.keys() == {"state", "param_groups"}
 
 
-def to_torch(optimizer, saved):
+def to_torch(engine: "Engine", saved: dict[str, Any]) -> dict[str, Any]:
     """`saved`, the optimizer's state_dict, in the form that torch.optim's optimizer of the same name loads."""
-    name = _counterpart(optimizer, "torch")
+    name = _counterpart(engine, "torch")
     try:
         import torch
     except ImportError:
         raise ValueError('torch: PyTorch is not installed; pip install "gdgpu[peers]"') from None
     state, param_groups, steps = {}, [], saved["steps"]
-    hypers, states = ([saved[part]] if not optimizer._tree.grouped else saved[part] for part in ("hyper", "state"))
-    for group, hyper, held in zip(optimizer.groups, hypers, states, strict=True):
+    hypers, states = ([saved[part]] if not engine.tree.grouped else saved[part] for part in ("hyper", "state"))
+    for group, hyper, trees in zip(engine.parts, hypers, states, strict=True):
         # torch's constructor knows the keys that this version of it has
         theirs = getattr(torch.optim, name)([torch.empty(0)], **hyper).state_dict()["param_groups"][0]
         param_groups.append(theirs | {"params": list(group.tensors)})
-        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in held.items() if key not in COPIES}
+        arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in trees.items() if key not in COPIES}
         for n, k in enumerate(group.tensors):
             ours = {key: each[n] for key, each in arrays.items()}
-            entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(optimizer, group.rule, ours).items()}
+            entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(engine, group.rule, ours).items()}
             if name == "SGD" and steps == 0:
                 state[k] = dict.fromkeys(entry)  # None: the next gradient is the first, and not dampened
             if name != "SGD":
                 entry["step"] = torch.tensor(float(steps))
             if name == "NAdam":
-                entry["mu_product"] = torch.tensor(_product(optimizer, group, k), dtype=torch.float64)
+                entry["mu_product"] = torch.tensor(_product(engine, group, k), dtype=torch.float64)
     return {"state": {k: entry for k, entry in state.items() if entry}, "param_groups": param_groups}
 
 
-def from_torch(optimizer, state_dict):
+def from_torch(engine: "Engine", state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state_dict of torch.optim in gdgpu's form. Raises ValueError naming what differs.
 
     Running products are those of an optimizer that took these steps, to the bit. torch's SGD counts no steps: the
     optimizer's own count stays. Master weights and averages, which torch has not, begin with the parameters.
     """
-    _counterpart(optimizer, "state_dict")
+    _counterpart(engine, "state_dict")
     groups, entries = state_dict["param_groups"], state_dict["state"]
-    if not isinstance(groups, list) or len(groups) != len(optimizer.groups):
-        raise ValueError(f"state_dict['param_groups']: expected a list of {len(optimizer.groups)}, one for each group")
+    if not isinstance(groups, list) or len(groups) != len(engine.parts):
+        raise ValueError(f"state_dict['param_groups']: expected a list of {len(engine.parts)}, one for each group")
     if not isinstance(entries, dict):
         raise ValueError(f"state_dict['state']: expected a dict, got {type(entries).__name__}")
-    parts = [_Part(optimizer, j, *pair, entries) for j, pair in enumerate(zip(optimizer.groups, groups, strict=True))]
-    steps, each = _steps(optimizer, parts), optimizer._tree.each
+    parts = [_Part(engine, j, *pair, entries) for j, pair in enumerate(zip(engine.parts, groups, strict=True))]
+    steps, each = _steps(engine, parts), engine.tree.each
     return {
-        "optimizer": optimizer.name,
+        "optimizer": engine.name,
         "steps": steps,
         "hyper": each(part.hyper for part in parts),
         "state": each(part.state() for part in parts),
@@ -76,11 +79,12 @@ def from_torch(optimizer, state_dict):
 class _Part:
     """A group of ours and torch's for it, checked. entries: the state of each tensor, {} before its first step."""
 
-    def __init__(self, optimizer, j, group, theirs, entries):
-        self.optimizer, self.group = optimizer, group
+    def __init__(self, engine, j, group, theirs, entries):
+        self.engine, self.group = engine, group
         label = f"state_dict['param_groups'][{j}]"
-        self.hyper = _hyper(optimizer, group, theirs, label)
-        self.rule, self.values = rule_of(optimizer, group, label, self.hyper)
+        self.hyper = _hyper(engine, group, theirs, label)
+        lr, settings = settings_of(engine, group, label, self.hyper)
+        self.rule, self.values = settings.rule, {"lr": lr} | engine.precision.scalars | settings.numbers
         indices = theirs["params"]
         if not isinstance(indices, list) or len(indices) != len(group.tensors):
             raise ValueError(f"{label}['params']: expected a list of {len(group.tensors)}, got {indices!r}")
@@ -91,20 +95,20 @@ class _Part:
         if not isinstance(entry, dict | None):
             raise ValueError(f"{label}: expected a dict, got {type(entry).__name__}")
         entry = {key: value for key, value in (entry or {}).items() if value is not None}
-        expected = {*_names(self.rule).values(), *COUNTS.get(type(self.optimizer).__name__, ("step",))}
+        expected = {*_names(self.rule).values(), *COUNTS.get(self.engine.kind.__name__, ("step",))}
         if entry and entry.keys() != expected:
             raise ValueError(f"{label}: expected {', '.join(sorted(expected)) or 'none'}, got {', '.join(entry)}")
         return entry
 
     def steps(self):
         """(label, steps taken, whether the others must agree) for each tensor."""
-        own = self.optimizer.steps
+        count = self.engine.steps
         for label, entry in zip(self.labels, self.entries, strict=True):
-            if "step" in entry or self.optimizer.name != "sgd":
+            if "step" in entry or self.engine.name != "sgd":
                 yield f"{label}['step']", _whole(f"{label}['step']", entry.get("step", 0)), True
             else:  # a buffer of zeros is one that has not begun, unless dampening makes the first step another
-                begun = max(own, 1) if entry else 0
-                yield label, begun if self.rule.state else own, bool(self.rule.carried)
+                begun = max(count, 1) if entry else 0
+                yield label, begun if self.rule.state else count, bool(self.rule.carried)
 
     def state(self):
         """Arrays in the structure of the group's params."""
@@ -113,10 +117,10 @@ class _Part:
         return {name: like(self.group.params, [self._values(name, *tensor) for tensor in tensors]) for name in names}
 
     def _values(self, name, label, entry, k):
-        w = self.optimizer._views[k]
+        w = self.engine.views[k]
         sums = accumulator(w.dtype)
         if name in COPIES:
-            return params_on_host(self.optimizer)[k].astype(sums)
+            return params_on_host(self.engine)[k].astype(sums)
         if not entry:
             return np.full(w.shape, self.hyper.get("initial_accumulator_value", 0), sums)
         return _ours(self.rule, name, lambda key: _tensor(entry[key], f"{label}[{key!r}]", w), sums)
@@ -127,9 +131,9 @@ def _names(rule):
     return {name: rule.torch[name][0] if name in rule.torch else name for name in rule.state}
 
 
-def _theirs(optimizer, rule, ours):
+def _theirs(engine, rule, ours):
     """torch's states, of ours. In float64, which leaves room for a small part of a large one."""
-    xp = optimizer._xp
+    xp = engine.xp
     wide = {name: array.astype(np.float64) for name, array in ours.items()} if rule.torch else {}
     made = {theirs: xp.asarray(_call(to, wide.get)) for theirs, to, _ in rule.torch.values()}
     return {name: made.get(name, ours.get(name)) for name in _names(rule).values()}
@@ -159,9 +163,9 @@ def _tensor(tensor, label, w):
     return tensor.detach()
 
 
-def _counterpart(optimizer, argument):
+def _counterpart(engine, argument):
     """The name of torch's optimizer of this kind."""
-    name = type(optimizer).__name__
+    name = engine.kind.__name__
     if name not in NAMES:
         hint = "; its velocity holds the lr of each step, SGD's buffer does not" * (name == "Momentum")
         raise ValueError(f"{argument}: expected one of {', '.join(NAMES)}: torch.optim has no {name}{hint}")
@@ -175,20 +179,20 @@ def _hyperparameters():
     return {p.name for of in signatures for p in of if p.kind is not p.VAR_KEYWORD} - {"params", "lr", DECOUPLED}
 
 
-def _hyper(optimizer, group, theirs, label):
+def _hyper(engine, group, theirs, label):
     """Hyperparameters of a group of torch's; keys that are none, as foreach and initial_lr, are left alone."""
     if not isinstance(theirs, dict) or "params" not in theirs:
         raise ValueError(f"{label}: expected a dict with the key 'params', got {type(theirs).__name__}")
-    theirs, kind = {"maximize": False} | theirs, type(optimizer).__name__  # torch once had no maximize
-    own = ("lr", *(name for name in group.options if name in (*_hyperparameters(), DECOUPLED)))
-    differing = [f"no {name}" for name in own if name not in theirs]
-    differing += sorted(theirs.keys() & _hyperparameters() - set(own))
+    theirs, kind = {"maximize": False} | theirs, engine.kind.__name__  # torch once had no maximize
+    names = ("lr", *(name for name in group.options if name in (*_hyperparameters(), DECOUPLED)))
+    differing = [f"no {name}" for name in names if name not in theirs]
+    differing += sorted(theirs.keys() & _hyperparameters() - set(names))
     if differing:
-        raise ValueError(f"{label}: expected those of {kind}, {', '.join(own)}; got {', '.join(differing)}")
+        raise ValueError(f"{label}: expected those of {kind}, {', '.join(names)}; got {', '.join(differing)}")
     decoupled = kind == "AdamW"
-    if DECOUPLED not in own and bool(theirs.get(DECOUPLED, decoupled)) != decoupled:
+    if DECOUPLED not in names and bool(theirs.get(DECOUPLED, decoupled)) != decoupled:
         raise ValueError(f"{label}['{DECOUPLED}']: expected {decoupled} for {kind}, got {not decoupled}")
-    return group.options | {name: theirs[name] for name in own} | {"lr": float(theirs["lr"])}  # torch takes a tensor
+    return group.options | {name: theirs[name] for name in names} | {"lr": float(theirs["lr"])}  # torch takes a tensor
 
 
 def _whole(label, value):
@@ -198,34 +202,29 @@ def _whole(label, value):
     return int(steps)
 
 
-def _steps(optimizer, parts):
+def _steps(engine, parts):
     """The count that all tensors share."""
     counts = [count for part in parts for count in part.steps()]
     agreeing = [(label, steps) for label, steps, agrees in counts if agrees]
     for label, steps in agreeing:
         if steps != agreeing[0][1]:
             raise ValueError(f"{label}: expected {agreeing[0][1]}, as {agreeing[0][0]} has, got {steps}")
-    return max((steps for _, steps, _ in counts), default=optimizer.steps)
+    return max((steps for _, steps, _ in counts), default=engine.steps)
 
 
 def _carried(parts, steps):
     """What a state_dict calls "carried", after so many steps with these hyperparameters."""
     members = {}
     for part in parts:
-        for sums in dict.fromkeys(accumulator(part.optimizer._views[k].dtype) for k in part.group.tensors):
+        for sums in dict.fromkeys(accumulator(part.engine.views[k].dtype) for k in part.group.tensors):
             if part.rule.carried:
                 members.setdefault((part.rule, sums), []).append(part)
     return {f"{rule.name}/{sums}": _replayed(rule, sums, group, steps) for (rule, sums), group in members.items()}
 
 
 def _replayed(rule, sums, parts, steps):
-    """The running products of these groups, taken by the kernel that takes them in a step."""
-    values = np.array([[part.values[name] for name in rule.hyper] for part in parts], np.float64)
-    carried, scalars = step_scalars.initial(rule, len(parts)), np.zeros((len(parts), len(rule.scalars)), sums)
-    # called as it is: what a launch adds takes five times as long, and there may be a million of them
-    step, args = step_scalars.kernel("cpu", rule, sums), tuple(map(address_of, (values, carried, scalars)))
-    for _ in range(steps):
-        step(*args, 0, 0, 0, 0, len(parts))  # context, counts, scratch, first, last
+    """The running products of these groups."""
+    carried = replayed(rule, sums, [part.values for part in parts], steps)
     if "product" in rule.carried:
         for part, row in zip(parts, carried, strict=True):
             theirs = float(next((entry["mu_product"] for entry in part.entries if entry), 1.0))
@@ -236,8 +235,8 @@ def _replayed(rule, sums, parts, steps):
     return carried.tolist()
 
 
-def _product(optimizer, group, tensor):
+def _product(engine, group, tensor):
     """NAdam's running product of the momenta for one of its tensors."""
-    sums = accumulator(optimizer._views[tensor].dtype)
-    scalars = next(s for s in optimizer._scalars.values() if s.sums == sums and group in s.groups)
+    sums = accumulator(engine.views[tensor].dtype)
+    scalars = next(s for s in engine.scalars.values() if s.sums == sums and group in s.groups)
     return float(scalars.carried[scalars.groups.index(group), list(scalars.rule.carried).index("product")])

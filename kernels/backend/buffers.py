@@ -2,9 +2,13 @@
 
 import itertools
 import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+Array = Any
 LAUNCHES = 64  # from one look at counters to the next
 _UNSEEN = -(1 << 31)  # what no counter comes to, where a copy is to come
 _pinned, _faults = {}, []
@@ -17,12 +21,12 @@ class Buffer:
     xp: numpy (the copy is the array itself) or cupy.
     """
 
-    def __init__(self, xp, array=None):
+    def __init__(self, xp: ModuleType, array: np.ndarray | None = None) -> None:
         self.xp, self.host, self.array, self.address, self._staging = xp, None, None, 0, None
         if array is not None:
             self.set(array)
 
-    def set(self, array):
+    def set(self, array: np.ndarray) -> None:
         """Let kernels launched from now on, on the current stream, see `array`. Does not wait."""
         if self.host is not None and (self.host.shape, self.host.dtype) == (array.shape, array.dtype):
             if np.array_equal(self.host, array):
@@ -47,25 +51,25 @@ class Buffer:
         self.array.data.copy_from_host_async(pinned.ptr, self.host.nbytes, stream)
         sent.record(stream)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.host)
 
 
 class Scratch:
-    """Device memory that is kept between calls and only grows, by name. Zero when new.
+    """Device memory that stays between calls and only grows, by name. Zero when new.
 
     retire(array): keeps what is replaced for as long as a launch may read it.
     """
 
-    def __init__(self, xp, retire=lambda array: None):
+    def __init__(self, xp: ModuleType, retire: Callable[[Array], None] = lambda array: None) -> None:
         self.xp, self.retire, self._arrays = xp, retire, {}
 
-    def get(self, name, nbytes):
+    def get(self, name: str, nbytes: int) -> int:
         """The address of at least nbytes."""
-        held = self._arrays.get(name)
-        if held is None or held.nbytes < nbytes:
-            held = self._arrays[name] = _grown(self.xp, held, nbytes, np.uint8, self.retire)
-        return address_of(held)
+        array = self._arrays.get(name)
+        if array is None or array.nbytes < nbytes:
+            array = self._arrays[name] = _grown(self.xp, array, nbytes, np.uint8, self.retire)
+        return address_of(array)
 
 
 class Counters:
@@ -76,11 +80,11 @@ class Counters:
     by the next call of any owner (raise_fault), before it launches. Replays of CUDA graphs are not seen here.
     """
 
-    def __init__(self, xp, retire=lambda array: None):
+    def __init__(self, xp: ModuleType, retire: Callable[[Array], None] = lambda array: None) -> None:
         self.xp, self.retire, self.array, self._launches, self._copied = xp, retire, None, 0, 0
         self._give_back = None
 
-    def get(self, count):
+    def get(self, count: int) -> int:
         """The address of at least `count` of them."""
         if self.array is None or len(self.array) < count:
             self.array = _grown(self.xp, self.array, count, np.int32, self.retire)
@@ -88,7 +92,7 @@ class Counters:
                 self._take_pinned(self.array.nbytes)
         return address_of(self.array)
 
-    def launching(self):
+    def launching(self) -> None:
         """To be called with each launch."""
         self._launches += 1
         if self._launches % LAUNCHES == 0 and self.xp is not np and len(self.array):
@@ -121,17 +125,17 @@ class Counters:
         self.array.data.copy_to_host_async(self._seen.ctypes.data, self.array.nbytes, stream)
 
 
-def raise_fault():
+def raise_fault() -> None:
     """RuntimeError if counters were found wrong since the last call: nothing of this one is launched yet."""
     if _faults:
         raise RuntimeError(_faults.pop())
 
 
-def _grown(xp, held, count, dtype, retire):
+def _grown(xp, array, count, dtype, retire):
     """Zeros in the place of an array that is too small, or None, which launches may still read."""
     _refuse_capture(xp)
-    if held is not None:
-        retire(held)
+    if array is not None:
+        retire(array)
     return xp.zeros(count, dtype)
 
 
@@ -148,6 +152,6 @@ def _refuse_capture(xp):
     return stream
 
 
-def address_of(array):
+def address_of(array: Array) -> int:
     """Where the first element of a NumPy or CuPy array lies."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

@@ -3,7 +3,9 @@
 import math
 import platform
 import sys
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from llvmlite import ir
 from llvmlite.binding import add_symbol
@@ -44,10 +46,14 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no lock of Python's; IEEE 
 # Without wrappers, which cost more than most of these: only kernels of the same module call them.
 device = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 # Not the overloads that a user's njit finds: those are functions of their own, compiled for every kernel.
-fma, sqrt, maximum, minimum, sign = (scalars.compiled(function, intrinsic) for function in scalars.EMIT)
+fma = scalars.compiled(scalars.fma, intrinsic)
+sqrt = scalars.compiled(scalars.sqrt, intrinsic)
+maximum = scalars.compiled(scalars.maximum, intrinsic)
+minimum = scalars.compiled(scalars.minimum, intrinsic)
+sign = scalars.compiled(scalars.sign, intrinsic)
 
 
-def jit(code, signature):
+def jit(code: Path | None, signature: str) -> Callable:
     """A kernel, called from Python. code: where its machine code is kept, a path without its suffix, or None."""
 
     def compile(function):
@@ -61,7 +67,7 @@ def jit(code, signature):
     return compile
 
 
-def shared(module, code):
+def shared(module: str, code: Path | None) -> Callable:
     """A function of integers, without a result, that kernels of other modules import.
 
     They call it by its symbol, so that it is compiled once, and into none of them.
@@ -175,15 +181,15 @@ def _call(builder, name, place):
 
 
 @cache
-def load(dtype):
+def load(dtype: str) -> Callable:
     return memory.loader(intrinsic, dtype)
 
 
 @cache
-def store(dtype):
+def store(dtype: str) -> Callable:
     return memory.storer(intrinsic, dtype)
 
 
 @cache
-def quantized(name):
+def quantized(name: str) -> Callable:
     return quantize.compiled(name, intrinsic)

@@ -13,7 +13,9 @@ import math
 import re
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
@@ -21,6 +23,7 @@ from numba import cuda, types
 from numba.core.errors import NumbaError
 
 from . import disk, driver, linking, memory, quantize, scalars, toolchain
+from .buffers import Counters
 from .geometry import SIMULATED
 from .threads import whole
 
@@ -61,17 +64,18 @@ def _lent_names():
 
 
 if SIMULATED:
-    fma, sqrt, maximum, minimum, sign = scalars.EMIT  # the plain functions themselves
+    from .scalars import fma, maximum, minimum, sign, sqrt
+
     load, store = cache(memory.plain_loader), cache(memory.plain_storer)
     quantized = quantize.plain
 
-    def device(function):
+    def device(function: Callable) -> Callable:
         return function
 
     def add_atomic(address, value):
         with _atomic:
-            held = ctypes.c_int32.from_address(int(address))
-            old, held.value = held.value, held.value + value
+            counter = ctypes.c_int32.from_address(int(address))
+            old, counter.value = counter.value, counter.value + value
         return old
 
     def fence():
@@ -86,7 +90,11 @@ else:
     from numba.cuda.extending import intrinsic, overload
 
     scalars.register(overload, intrinsic)
-    fma, sqrt, maximum, minimum, sign = (scalars.compiled(f, intrinsic) for f in scalars.EMIT)
+    fma = scalars.compiled(scalars.fma, intrinsic)
+    sqrt = scalars.compiled(scalars.sqrt, intrinsic)
+    maximum = scalars.compiled(scalars.maximum, intrinsic)
+    minimum = scalars.compiled(scalars.minimum, intrinsic)
+    sign = scalars.compiled(scalars.sign, intrinsic)
     # Inlined before typing: a device function compiled by itself would ask the driver which GPU it is for.
     device = cuda.jit(device=True, inline="always")
 
@@ -96,15 +104,15 @@ else:
         cuda.threadfence()
 
     @cache
-    def load(dtype, lanes=1):
+    def load(dtype: str, lanes: int = 1) -> Callable:
         return memory.loader(intrinsic, dtype, lanes, _GLOBAL)
 
     @cache
-    def store(dtype, lanes=1):
+    def store(dtype: str, lanes: int = 1) -> Callable:
         return memory.storer(intrinsic, dtype, lanes, _GLOBAL)
 
     @cache
-    def quantized(name):
+    def quantized(name: str) -> Callable:
         return quantize.compiled(name, intrinsic)
 
     @intrinsic
@@ -118,7 +126,7 @@ else:
         return types.int32(types.int64, types.int32), generate
 
 
-def libraries():
+def libraries() -> dict:
     """Where numba-cuda looks for NVVM, NVRTC and libdevice, and what it found."""
     from numba.cuda import cuda_paths
 
@@ -128,25 +136,34 @@ def libraries():
 class Kernel:
     """A CUDA kernel of addresses and sizes; compiled when first launched, or when asked for its code.
 
-    kinds: of its arguments, "int64", "float32" or "float64". name: what profilers call it. code: where machine code is
-    kept between processes, a path without its suffix, or None. resident: threads that a multiprocessor must have room
-    for, which bounds the registers; None leaves them to ptxas.
+    kinds: of its arguments, "int64", "float32" or "float64". name: what profilers call it. code: a path without
+    its suffix, where machine code stays between processes, or None. resident: threads that a multiprocessor must have
+    room for, which bounds the registers; None leaves them to ptxas.
     """
 
-    def __init__(self, function, kinds, name, code=None, resident=None):
+    def __init__(
+        self, function: Callable, kinds: list[str], name: str, code: Path | None = None, resident: int | None = None
+    ) -> None:
         self.function, self.kinds, self.name, self.code, self.resident = function, kinds, name, code, resident
         self._loaded, self._made = {}, {}
         function.__qualname__ = name  # which numba puts into the name that profilers show
 
-    def launch(self, blocks, threads, *args):
+    def launch(self, blocks: int, threads: int | tuple[int, int], *args: float) -> None:
         """Run on CuPy's current stream; does not wait. threads: x, or (x, y)."""
         self.prepare(blocks, threads, *args)()
 
-    def prepare(self, blocks, threads, *args, counters=None, keeps=None):
+    def prepare(
+        self,
+        blocks: int,
+        threads: int | tuple[int, int],
+        *args: float,
+        counters: Counters | None = None,
+        keeps: object = None,
+    ) -> "Launch":
         """The Launch with these arguments on this device. counters: those that it arrives at; keeps: see there."""
         if SIMULATED or not blocks:
-            calls = [partial(_simulate, self.function, blocks, threads, args)] * bool(blocks)
-            return Launch(lambda: calls, keeps=keeps)
+            simulated = [partial(_simulate, self.function, blocks, threads, args)] if blocks else []
+            return Launch(lambda: simulated, keeps=keeps)
         api = driver.driver()
         x, y = threads if isinstance(threads, tuple) else (threads, 1)
         handle = self._handle(api)
@@ -168,7 +185,7 @@ class Kernel:
                     self._loaded[device] = api.load(code, entry)
         return self._loaded[device][0]
 
-    def cubin(self, capability=(9, 0)):
+    def cubin(self, capability: tuple[int, int] = (9, 0)) -> bytes:
         """Machine code for a compute capability; needs no GPU. NumbaCache on disk."""
         path = self.code and self.code.with_name(f"{self.code.name}.sm_{capability[0]}{capability[1]}.cubin")
         if path and (code := disk.read(path)):
@@ -178,7 +195,7 @@ class Kernel:
             disk.write(path, code)
         return code
 
-    def link(self, capability=(9, 0), *options):
+    def link(self, capability: tuple[int, int] = (9, 0), *options: str) -> tuple[bytes, str]:
         """(machine code, what ptxas says of it) for a compute capability; options are ptxas's. Needs no GPU.
 
         From NVVM's intermediate code, not from PTX: nvJitLink then compiles the program as a whole, which takes fewer
@@ -207,20 +224,20 @@ class Launch:
 
     __slots__ = ("counters", "keeps", "make")
 
-    def __init__(self, make, counters=None, keeps=None):
+    def __init__(self, make: Callable, counters: Counters | None = None, keeps: object = None) -> None:
         self.make, self.counters, self.keeps = make, counters, keeps
 
-    def __call__(self):
+    def __call__(self) -> None:
         whole([self])
 
-    def calls(self, jobs):
+    def calls(self, jobs: list) -> list[Callable]:
         """See threads.Launch."""
         if self.counters:
             self.counters.launching()
         return self.make()
 
 
-def jit(kinds, name, code=None, resident=None):
+def jit(kinds: str, name: str, code: Path | None = None, resident: int | None = None) -> Callable:
     """Decorator: the function becomes a Kernel of arguments of these kinds, e.g. "int64 float32"."""
     return lambda function: Kernel(function, kinds.split(), name, code, resident)
 

@@ -14,7 +14,7 @@ _OWNED = hasattr(os, "geteuid")  # Windows keeps a user's folders from others by
 _refused = set()
 
 
-def directory():
+def directory() -> Path | None:
     """Where generated kernels live: GDGPU_CACHE_DIR, else the user's cache directory; made if it is not there.
 
     None where there can be none, and where others may write: machine code and pickles from there are not run. A line on
@@ -35,7 +35,7 @@ def directory():
     return path if path.is_dir() and not reason else None
 
 
-def read(path):
+def read(path: Path) -> bytes | None:
     """What `write` put there; None if there is no such file, if it is not whole, or if others may have written it."""
     try:
         with open(path, "rb") as file:
@@ -48,13 +48,13 @@ def read(path):
     return data if digest == _digest(path, data) else None
 
 
-def write(path, data):
+def write(path: Path, data: bytes) -> None:
     """Keep these bytes. Where the disk is full or read-only they are not kept, and the next process compiles again."""
     with contextlib.suppress(OSError):
         replace(path, data + _digest(path, data))
 
 
-def replace(path, data):
+def replace(path: Path, data: bytes) -> None:
     """Replace the file by these bytes, in one piece or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:

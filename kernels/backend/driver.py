@@ -5,6 +5,7 @@ A launch is packed once and then costs one call. Tests without a GPU put a stub 
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from functools import partial
 
 _CTYPES = {"int64": (ctypes.c_int64, int), "float32": (ctypes.c_float, float), "float64": (ctypes.c_double, float)}
@@ -17,7 +18,7 @@ class _Thread(threading.local):
 class Cupy:
     """CuPy's bindings of the driver."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from cupy import cuda
 
         self.device, self.launch = cuda.runtime.getDevice, cuda.driver.launchKernel
@@ -25,7 +26,7 @@ class Cupy:
         self.event = partial(cuda.Event, disable_timing=True)
         self._cuda, self._thread = cuda, _Thread()
 
-    def stream(self):
+    def stream(self) -> int:
         """The handle of CuPy's current stream, for a launch."""
         if not self._thread.has_context:
             self._take_context()
@@ -36,12 +37,12 @@ class Cupy:
         self._cuda.runtime.setDevice(self.device())
         self._thread.has_context = True
 
-    def capability(self):
+    def capability(self) -> tuple[int, int]:
         """(major, minor) of the current device."""
         digits = self._cuda.Device().compute_capability
         return int(digits[:-1]), int(digits[-1])
 
-    def load(self, cubin, name):
+    def load(self, cubin: bytes, name: str) -> tuple[int, object]:
         """(handle of the kernel, what keeps it loaded)."""
         module = self._cuda.function.Module()
         module.load(cubin)
@@ -49,10 +50,10 @@ class Cupy:
         return function.ptr, (module, function)
 
 
-api = None
+api: Cupy | None = None
 
 
-def driver():
+def driver() -> Cupy:
     """The bindings in use."""
     global api
     if api is None:
@@ -60,7 +61,7 @@ def driver():
     return api
 
 
-def packed(kinds, args):
+def packed(kinds: Sequence[str], args: Sequence) -> tuple[ctypes.Array, list]:
     """Kernel arguments as the driver takes them: (an array of pointers to them, the arguments)."""
-    values = [held(plain(arg)) for (held, plain), arg in zip(map(_CTYPES.get, kinds), args, strict=True)]
+    values = [ctype(plain(arg)) for (ctype, plain), arg in zip(map(_CTYPES.get, kinds), args, strict=True)]
     return (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values)), values

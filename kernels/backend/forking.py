@@ -10,7 +10,7 @@ from importlib import import_module
 
 _GENERATED = "gdgpu.kernels.generated."
 locks = []  # reentrant, in the order in which compiling takes them
-_held = []
+_acquired = []
 
 
 def _hold():
@@ -23,7 +23,7 @@ def _hold():
             imported |= new
         for lock in locks:
             lock.acquire()
-            _held.append(lock)
+            _acquired.append(lock)
         if _modules() == imported:
             return
         _let_go()  # another import has begun before the locks were ours
@@ -35,9 +35,9 @@ def _modules():
 
 
 def _let_go():
-    held = _held[::-1]
-    _held.clear()  # before another thread can be the one that forks
-    for lock in held:
+    acquired = _acquired[::-1]
+    _acquired.clear()  # before another thread can be the one that forks
+    for lock in acquired:
         lock.release()
 
 

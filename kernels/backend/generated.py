@@ -1,7 +1,7 @@
-"""Generated kernels: a text becomes one small module, compiled once and kept on disk.
+"""Generated kernels: a text becomes one small module, compiled once and stored on disk.
 
 Its name holds a hash of everything the compiled code depends on, so what is on disk can never be the kernel of a rule
-that was edited since. Numba's own cache cannot see that: it misses closures over rules, and does not notice edits in
+that was edited since. Numba's cache cannot see that: it misses closures over rules, and does not notice edits in
 functions that a kernel calls.
 """
 
@@ -11,10 +11,12 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -31,8 +33,8 @@ _modules = {}
 forking.locks += [_lock, linking.compiling, global_compiler_lock]
 
 
-def load(name, text, constants, home, imports=()):
-    """The module of `text`, compiled at most once for this text by this user on this machine.
+def load(name: str, text: str, constants: dict, home: str, imports: Iterable = ()) -> ModuleType:
+    """The module of `text`, compiled once for this text by this user on this machine.
 
     name: a readable stem for the file. constants: name -> expression. home: the module whose __all__ are the target's
     functions. imports: generated modules, each with the names to take from it; theirs hold the hashes of their texts,
@@ -51,7 +53,7 @@ def load(name, text, constants, home, imports=()):
 
 @cache
 def _fingerprint():
-    """What the compiled code depends on besides its own text.
+    """What the compiled code depends on besides its text.
 
     GDGPU_FINGERPRINT, where it is set, stands for the versions of Python and the compilers: kernels that were compiled
     elsewhere under the same word are found. The texts of the sources always count.

@@ -1,12 +1,13 @@
 """From NVVM's intermediate code to machine code, by nvJitLink. Needs no GPU."""
 
 import threading
+from collections.abc import Iterable
 
 CONTRACTION = "-fma=0"  # what is no explicit fma is none: a rule's `a * b + c` has the same bits everywhere
 compiling = threading.RLock()  # NVVM, which nvJitLink calls too, crashes when two threads are in it
 
 
-def link(intermediate, capability, options=()):
+def link(intermediate: bytes, capability: tuple[int, int], options: Iterable[str] = ()) -> tuple[bytes, str]:
     """(machine code, what ptxas says of it) of NVVM's intermediate code. Hold `compiling`."""
     from cuda.bindings import nvjitlink
 

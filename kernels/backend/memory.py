@@ -1,11 +1,12 @@
 """Loads and stores by address, converting between what memory holds and what rules compute with.
 
-16-bit floats are held in memory only: they widen exactly to float32 when loaded and round to nearest
+16-bit floats are a form of storage only: they widen exactly to float32 when loaded and round to nearest
 even when stored. Codes of 8 bits travel as int32. `loader` and `storer` build LLVM for either compiler;
 `plain_loader` and `plain_storer` are their ctypes twins, so that a kernel's text also runs in the simulator.
 """
 
 import ctypes
+from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
@@ -27,11 +28,11 @@ KINDS = {
 VECTOR_BYTES = 16
 
 
-def itemsize(dtype):
+def itemsize(dtype: str) -> int:
     return KINDS[dtype][2]
 
 
-def accumulator(dtype):
+def accumulator(dtype: str) -> str:
     """The dtype in which values of `dtype` are added up and updated: float64 for float64, else float32."""
     return str(KINDS[dtype][1])
 
@@ -68,17 +69,17 @@ def _runs(builder, dtype, lanes, space, address, index):
     """Pointers to the 16-byte vectors (or the one element) that hold `lanes` elements from `index` on."""
     element, _, size = KINDS[dtype]
     width = min(lanes, VECTOR_BYTES // size)
-    held = ir.VectorType(_BITS if size < 4 else element, width * size // max(size, 4)) if width > 1 else element
+    run = ir.VectorType(_BITS if size < 4 else element, width * size // max(size, 4)) if width > 1 else element
     # A pointer plus an index, not integer arithmetic: LLVM vectorises only what it sees as array access.
     base = builder.inttoptr(address, element.as_pointer(space))
     for start in range(0, lanes, width):
         at = builder.gep(base, [builder.add(index, _I64(start)) if start else index])
-        yield builder.bitcast(at, held.as_pointer(space)), width, width * size
+        yield builder.bitcast(at, run.as_pointer(space)), width, width * size
 
 
-def _split(builder, held, width):
+def _split(builder, vector, width):
     """The elements of a vector. Small ones travel in 32-bit words: LLVM cuts a vector of 16-bit integers in two."""
-    words = [builder.extract_element(held, _BITS(k)) for k in range(held.type.count)]
+    words = [builder.extract_element(vector, _BITS(k)) for k in range(vector.type.count)]
     bits = 32 * len(words) // width
     if bits >= 32:
         return words
@@ -86,20 +87,20 @@ def _split(builder, held, width):
     return [builder.trunc(word, ir.IntType(bits)) for word in shifted]
 
 
-def _join(builder, parts, held_type):
+def _join(builder, parts, vector_type):
     """The inverse of _split."""
-    each = len(parts) // held_type.count
+    each = len(parts) // vector_type.count
     if each > 1:
         bits = 32 // each
         shifted = [builder.shl(builder.zext(p, _BITS), _BITS(k % each * bits)) for k, p in enumerate(parts)]
         parts = [reduce(builder.or_, shifted[k : k + each]) for k in range(0, len(parts), each)]
-    held = ir.Constant(held_type, ir.Undefined)
+    vector = ir.Constant(vector_type, ir.Undefined)
     for k, part in enumerate(parts):
-        held = builder.insert_element(held, part, _BITS(k))
-    return held
+        vector = builder.insert_element(vector, part, _BITS(k))
+    return vector
 
 
-def loader(intrinsic, dtype, lanes=1, space=0):
+def loader(intrinsic: Callable, dtype: str, lanes: int = 1, space: int = 0) -> Callable:
     """load(address, index) -> the value, or a tuple of `lanes` values that lie side by side.
 
     More than one lane needs an address and index that fall on 16 bytes. space: LLVM's address space.
@@ -110,8 +111,8 @@ def loader(intrinsic, dtype, lanes=1, space=0):
     def generate(context, builder, signature, args):
         values = []
         for pointer, width, align in _runs(builder, dtype, lanes, space, *args):
-            held = builder.load(pointer, align=align)
-            parts = [held] if width == 1 else _split(builder, held, width)
+            loaded = builder.load(pointer, align=align)
+            parts = [loaded] if width == 1 else _split(builder, loaded, width)
             values += [_widen(builder, dtype, part) for part in parts]
         return values[0] if lanes == 1 else context.make_tuple(builder, result, values)
 
@@ -122,7 +123,7 @@ def loader(intrinsic, dtype, lanes=1, space=0):
     return load
 
 
-def storer(intrinsic, dtype, lanes=1, space=0):
+def storer(intrinsic: Callable, dtype: str, lanes: int = 1, space: int = 0) -> Callable:
     """store(address, index, value): the inverse of `loader`'s load."""
     kind = KINDS[dtype][1]
     taken = kind if lanes == 1 else types.UniTuple(kind, lanes)
@@ -133,8 +134,8 @@ def storer(intrinsic, dtype, lanes=1, space=0):
         values = [_narrow(builder, dtype, v) for v in values]
         for pointer, width, align in _runs(builder, dtype, lanes, space, address, index):
             run, values = values[:width], values[width:]
-            held = run[0] if width == 1 else _join(builder, run, pointer.type.pointee)
-            builder.store(held, pointer, align=align)
+            stored = run[0] if width == 1 else _join(builder, run, pointer.type.pointee)
+            builder.store(stored, pointer, align=align)
         return context.get_dummy_value()
 
     @intrinsic
@@ -144,12 +145,12 @@ def storer(intrinsic, dtype, lanes=1, space=0):
     return store
 
 
-def _widened(dtype, held):
+def _widened(dtype, stored):
     if dtype == "float16":
-        return held.view(np.float16).astype(np.float32)
+        return stored.view(np.float16).astype(np.float32)
     if dtype == "bfloat16":
-        return (held.astype(np.uint32) << 16).view(np.float32)
-    return held.astype(np.int32) if dtype == "uint8" else held
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.int32) if dtype == "uint8" else stored
 
 
 def _narrowed(dtype, values):
@@ -163,7 +164,7 @@ def _narrowed(dtype, values):
     return values
 
 
-def _held(dtype, lanes, address, index):
+def _elements(dtype, lanes, address, index):
     size = itemsize(dtype)
     at = int(address) + int(index) * size
     if lanes > 1 and at % VECTOR_BYTES:
@@ -172,21 +173,21 @@ def _held(dtype, lanes, address, index):
     return np.frombuffer(raw, np.uint16 if size == 2 else dtype)
 
 
-def plain_loader(dtype, lanes=1):
+def plain_loader(dtype: str, lanes: int = 1) -> Callable:
     """What `loader` compiles, in plain Python."""
 
     def load(address, index):
-        values = _widened(dtype, _held(dtype, lanes, address, index))
+        values = _widened(dtype, _elements(dtype, lanes, address, index))
         return values[0] if lanes == 1 else tuple(values)
 
     return load
 
 
-def plain_storer(dtype, lanes=1):
+def plain_storer(dtype: str, lanes: int = 1) -> Callable:
     """What `storer` compiles, in plain Python."""
 
     def store(address, index, value):
         values = np.array([value] if lanes == 1 else value, dtype=accumulator(dtype))
-        _held(dtype, lanes, address, index)[:] = _narrowed(dtype, values)
+        _elements(dtype, lanes, address, index)[:] = _narrowed(dtype, values)
 
     return store

@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numba
 from numba import config
@@ -32,17 +34,17 @@ class NumbaCache(NullCache):
     code: a path without its suffix, whose name stands for the text of the function and of what it calls.
     """
 
-    def __init__(self, code, function):
+    def __init__(self, code: Path, function: Callable) -> None:
         self.code, self.name = code, function.__name__
 
     def load_overload(self, signature, target_context):
         """What is kept for the signature, or None."""
         target_context.refresh()
-        kept = disk.read(self._path(signature, target_context.codegen()))
-        if kept is None:
+        stored = disk.read(self._path(signature, target_context.codegen()))
+        if stored is None:
             return None
         try:
-            return CompileResult._rebuild(target_context, *pickle.loads(kept))
+            return CompileResult._rebuild(target_context, *pickle.loads(stored))
         except Exception:  # a library changed under the same version: compiled anew, as where nothing is kept
             return None
 

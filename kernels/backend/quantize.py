@@ -4,7 +4,7 @@ A code is a small float: 4 bits of fraction, and above them an exponent of 3 bit
 positive: it is 0) or 4 (unsigned). In units of its block's scale it is an integer, c below 32 and
 (16 + c % 16) * 2^(c // 16 - 1) above. The scale is the power of two, from 2^-126 on, that just fits the block's largest
 value: codes are exact floats, and their relative error is below 1/31 down to 2^-6 (signed, positive) or 2^-14
-(unsigned) of that value. Below, steps are even: 1/992 or 1/253952 of it at most.
+(unsigned) of that value. Below, steps are even: 1/992 or 1/253952 of it or less.
 
 What divides is not rounded to 0, but up to one step. So that no quotient is far larger than the block's largest, a
 divisor reaches as far down as what it divides: signed means are over positive ones, or over roots of unsigned squares,
@@ -18,6 +18,8 @@ with the constants of https://github.com/skeeto/hash-prospector (lowbias32).
 
 `FUNCTIONS` holds LLVM instructions and their twins in plain Python. Bits travel as int32.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -290,7 +292,7 @@ for _kind in _OCTAVES:
     }
 
 
-def compiled(name, intrinsic):
+def compiled(name: str, intrinsic: Callable) -> Callable:
     """A function for the compiler that `intrinsic` belongs to."""
     emit, _, result, kinds = FUNCTIONS[name]
 
@@ -309,6 +311,6 @@ def compiled(name, intrinsic):
     return intrinsic(wrappers[len(kinds)])
 
 
-def plain(name):
+def plain(name: str) -> Callable:
     """What `compiled` compiles, in plain Python."""
     return FUNCTIONS[name][1]

@@ -1,11 +1,12 @@
 """The scalar functions rules are written with: one meaning in plain Python, njit, device code and the simulator.
 
-`EMIT` holds the LLVM instructions of each function once; the CPU (here) and CUDA (target.py) both
-compile from it. The plain functions below are what the simulator and a user's own Python call.
+`EMIT` holds the LLVM instructions of each function once; the CPU (here) and CUDA (cuda.py) both
+compile from it. The plain functions below are what the simulator and a user's Python call.
 """
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -24,30 +25,30 @@ def _kind(*values):
     return np.float32 if kinds == {np.float32} else np.float64
 
 
-def fma(a, b, c):
+def fma(a: float, b: float, c: float) -> float:
     """a * b + c, rounded once (IEEE 754 fusedMultiplyAdd). float32 or float64 scalars."""
     kind = _kind(a, b, c)
     return kind(_fma[kind](a, b, c))
 
 
-def sqrt(a):
+def sqrt(a: float) -> float:
     """The square root, correctly rounded (IEEE 754). NaN for a < 0."""
     return np.sqrt(_kind(a)(a))
 
 
-def maximum(a, b):
+def maximum(a: float, b: float) -> float:
     """The larger of a and b; NaN if either is NaN; b if they are equal."""
     kind = _kind(a, b)
     return kind(a if a > b or a != a else b)
 
 
-def minimum(a, b):
+def minimum(a: float, b: float) -> float:
     """The smaller of a and b; NaN if either is NaN; b if they are equal."""
     kind = _kind(a, b)
     return kind(a if a < b or a != a else b)
 
 
-def sign(a):
+def sign(a: float) -> float:
     """1 for a > 0, -1 for a < 0, else a itself (a zero of either sign, or NaN)."""
     return _kind(a)(1 if a > 0 else -1 if a < 0 else a)
 
@@ -77,7 +78,7 @@ EMIT = {
 }
 
 
-def compiled(function, intrinsic):
+def compiled(function: Callable, intrinsic: Callable) -> Callable:
     """`function` of EMIT for the compiler that `intrinsic` belongs to (numba's, or numba.cuda's)."""
 
     def typed(args):
@@ -97,7 +98,7 @@ def compiled(function, intrinsic):
     return intrinsic(wrappers[function.__code__.co_argcount])
 
 
-def register(overload, intrinsic):
+def register(overload: Callable, intrinsic: Callable) -> None:
     """Let code compiled by `overload`'s compiler call the plain functions by their names."""
     for function in EMIT:
         overload(function)(_body(function.__code__.co_argcount, compiled(function, intrinsic)))

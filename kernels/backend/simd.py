@@ -4,6 +4,7 @@
 intrinsics that kernels call: 16-bit floats and bytes widen when loaded, as in memory.py.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 from llvmlite import ir
@@ -20,7 +21,7 @@ _I8, _I32 = ir.IntType(8), ir.IntType(32)
 class Vector(types.Type):
     """n elements of a kind, numba's float32 or float64."""
 
-    def __init__(self, kind, n):
+    def __init__(self, kind: types.Type, n: int) -> None:
         self.kind, self.n = kind, n
         super().__init__(name=f"Vector({kind} x {n})")
 
@@ -33,13 +34,13 @@ class _Model(models.PrimitiveModel):
 
 
 @cache
-def vector(dtype):
+def vector(dtype: str) -> Vector:
     """The vector that values of `dtype` are computed in."""
     kind = types.float64 if dtype == "float64" else types.float32
     return Vector(kind, VECTOR_BYTES * 8 // kind.bitwidth)
 
 
-def lanes(dtype):
+def lanes(dtype: str) -> int:
     """Elements of that vector."""
     return vector(dtype).n
 
@@ -48,15 +49,15 @@ def _pointer(b, dtype, address, index):
     return b.gep(b.inttoptr(address, memory.KINDS[dtype][0].as_pointer()), [index])
 
 
-def _widened(b, dtype, held, n):
+def _widened(b, dtype, stored, n):
     if dtype == "uint8":
-        return b.sitofp(b.zext(held, ir.VectorType(_I32, n)), ir.VectorType(ir.FloatType(), n))
+        return b.sitofp(b.zext(stored, ir.VectorType(_I32, n)), ir.VectorType(ir.FloatType(), n))
     if dtype == "float16":
-        return b.fpext(b.bitcast(held, ir.VectorType(ir.HalfType(), n)), ir.VectorType(ir.FloatType(), n))
+        return b.fpext(b.bitcast(stored, ir.VectorType(ir.HalfType(), n)), ir.VectorType(ir.FloatType(), n))
     if dtype == "bfloat16":
-        bits = b.shl(b.zext(held, ir.VectorType(_I32, n)), ir.Constant(ir.VectorType(_I32, n), [16] * n))
+        bits = b.shl(b.zext(stored, ir.VectorType(_I32, n)), ir.Constant(ir.VectorType(_I32, n), [16] * n))
         return b.bitcast(bits, ir.VectorType(ir.FloatType(), n))
-    return held
+    return stored
 
 
 def _declared(b, name, result, arguments):
@@ -64,13 +65,13 @@ def _declared(b, name, result, arguments):
 
 
 @cache
-def load(dtype):
+def load(dtype: str) -> Callable:
     """load(address, index): the vector that begins there."""
     made = vector(dtype)
 
     def generate(context, b, signature, args):
-        held = ir.VectorType(memory.KINDS[dtype][0], made.n)
-        pointer = b.bitcast(_pointer(b, dtype, *args), held.as_pointer())
+        memory_type = ir.VectorType(memory.KINDS[dtype][0], made.n)
+        pointer = b.bitcast(_pointer(b, dtype, *args), memory_type.as_pointer())
         return _widened(b, dtype, b.load(pointer, align=memory.itemsize(dtype)), made.n)
 
     @intrinsic
@@ -81,20 +82,20 @@ def load(dtype):
 
 
 @cache
-def load_some(dtype):
+def load_some(dtype: str) -> Callable:
     """load_some(address, index, count): its first `count` elements, the others 0; reads nothing beyond them."""
     made = vector(dtype)
 
     def generate(context, b, signature, args):
         address, index, count = args
         element = memory.KINDS[dtype][0]
-        held, size = ir.VectorType(element, made.n), memory.itemsize(dtype)
+        memory_type, size = ir.VectorType(element, made.n), memory.itemsize(dtype)
         each = ir.VectorType(_I32, made.n)
-        pointer = b.bitcast(_pointer(b, dtype, address, index), held.as_pointer())
+        pointer = b.bitcast(_pointer(b, dtype, address, index), memory_type.as_pointer())
         mask = b.icmp_signed("<", ir.Constant(each, list(range(made.n))), _spread(b, b.trunc(count, _I32), each))
         name = f"llvm.masked.load.v{made.n}{'f' if size >= 4 else 'i'}{8 * size}.p0"
-        function = _declared(b, name, held, [pointer.type, _I32, mask.type, held])
-        return _widened(b, dtype, b.call(function, [pointer, _I32(size), mask, ir.Constant(held, None)]), made.n)
+        function = _declared(b, name, memory_type, [pointer.type, _I32, mask.type, memory_type])
+        return _widened(b, dtype, b.call(function, [pointer, _I32(size), mask, ir.Constant(memory_type, None)]), made.n)
 
     @intrinsic
     def load_some(typingctx, address, index, count):
@@ -104,7 +105,7 @@ def load_some(dtype):
 
 
 @cache
-def store(dtype):
+def store(dtype: str) -> Callable:
     """store(address, index, vector): the inverse of load, for float32 and float64."""
     made = vector(dtype)
 
@@ -128,7 +129,7 @@ def _spread(b, x, made):
 
 
 @cache
-def spread(dtype):
+def spread(dtype: str) -> Callable:
     """spread(x): a vector of x."""
     made = vector(dtype)
 

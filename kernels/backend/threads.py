@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, c_char
 from functools import cache, partial
 from operator import call
@@ -27,7 +28,7 @@ _PULLS = 8  # pieces a thread's share is handed out in, so that a slow thread ho
 _MAX_HELPERS = 1 << 9  # helpers
 
 _numbers = itertools.count(1)
-_num_threads = None
+_num_threads: int | None = None
 
 # Until no helper works at job `number`: what a helper works at stands in its slot.
 WAIT = """
@@ -42,7 +43,7 @@ def wait(slots, count, number):
 """
 
 
-def num_threads():
+def num_threads() -> int:
     """Threads that one call uses: set_num_threads, else GDGPU_NUM_THREADS, else the CPUs of this process."""
     global _num_threads
     if _num_threads is None:
@@ -58,7 +59,7 @@ def num_threads():
     return _num_threads
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Use n >= 1 threads from the next call on. The results do not change by a bit."""
     global _num_threads
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -79,19 +80,21 @@ _local = _Local()
 class Launch:
     """kernel(*args, scratch, first, last) over ranges that cover 0 … items-1.
 
-    nbytes: what it moves; scratch: the address of scratch_bytes of a thread's own. keeps: what must live as long.
+    nbytes: what it moves; scratch: the address of scratch_bytes for each thread. keeps: what must live as long.
     """
 
     __slots__ = ("_alone", "_scratch", "args", "items", "keeps", "kernel", "nbytes", "scratch_bytes")
 
-    def __init__(self, kernel, args, items, nbytes, scratch_bytes=0, keeps=None):
+    def __init__(
+        self, kernel: Callable, args: Sequence, items: int, nbytes: int, scratch_bytes: int = 0, keeps: object = None
+    ) -> None:
         self.kernel, self.args, self.items, self.nbytes = kernel, args, items, nbytes
         self.scratch_bytes, self.keeps, self._scratch = scratch_bytes, keeps, None
 
-    def __call__(self):
+    def __call__(self) -> None:
         whole([self])
 
-    def calls(self, jobs):
+    def calls(self, jobs: list) -> list[Callable]:
         """The calls that do all of it. jobs: takes what helpers may be at."""
         threads = min(num_threads(), self.items if self.nbytes >= SERIAL_BYTES else 1)
         if threads > 1 and not sys.is_finalizing():  # at the end of a process no other thread runs any more
@@ -99,17 +102,17 @@ class Launch:
             return jobs[-1].calls(threads)
         scratch = _scratch(self.scratch_bytes)
         if scratch != self._scratch:
-            self._alone = [partial(self.kernel, *self.args, scratch, 0, self.items)] * bool(self.items)
+            self._alone = [partial(self.kernel, *self.args, scratch, 0, self.items)] if self.items else []
             self._scratch = scratch
         return self._alone
 
 
-def run(kernel, args, items, nbytes, scratch_bytes=0):
+def run(kernel: Callable, args: Sequence, items: int, nbytes: int, scratch_bytes: int = 0) -> None:
     """Make this Launch, and wait for all of it."""
     whole([Launch(kernel, args, items, nbytes, scratch_bytes)])
 
 
-def whole(launches, *then):
+def whole(launches: Iterable, *then: Callable) -> None:
     """Make all of these launches, and then these calls of C functions; or, where laying out fails, none of them."""
     calls, jobs = [], []
     for launch in launches:
@@ -197,7 +200,7 @@ def _wait():
 
 
 def _scratch(nbytes):
-    """The address of this thread's own buffer of at least nbytes, on a 64-byte line. It never goes away.
+    """The address of this thread's buffer of at least nbytes, on a 64-byte line. It never goes away.
 
     A call that begins inside of another, in a signal handler, may take a larger one.
     """

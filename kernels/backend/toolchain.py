@@ -6,6 +6,7 @@ No table says which versions go together: NVVM and nvJitLink make machine code o
 import contextlib
 import json
 import re
+from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -29,10 +30,10 @@ define void @probe() {{
 """
 
 
-def why_no_code(libraries=None):
+def why_no_code(libraries: Callable | None = None) -> str | None:
     """One line that says why NVVM and nvJitLink make no machine code, or None if they do.
 
-    libraries: numba-cuda's own search for them, which looks in more places, or None.
+    libraries: numba-cuda's search for them, which looks in more places, or None.
     """
     try:
         with linking.compiling:
@@ -42,7 +43,7 @@ def why_no_code(libraries=None):
 
 
 @contextlib.contextmanager
-def named_faults(what, libraries=None):
+def named_faults(what: str, libraries: Callable | None = None) -> Iterator[None]:
     """An error that is the toolchain's fault, not that of `what` it compiles, becomes a RuntimeError of one line.
 
     libraries: see why_no_code.
@@ -59,17 +60,17 @@ def named_faults(what, libraries=None):
         raise
 
 
-def versions():
+def versions() -> dict[str, str | None]:
     """{"NVVM": "13.5", "nvJitLink": "13.5"}: the libraries that compile; None for one that is not found."""
     return {"NVVM": _nvvm_version(), "nvJitLink": _nvjitlink_version()}
 
 
-def import_compiler():
+def import_compiler() -> None:
     """ImportError where what compiles for CUDA is not installed. Without it numba has a numba.cuda of its own."""
     import_module(COMPILER_MODULE)
 
 
-def version(*packages):
+def version(*packages: str) -> str | None:
     """The version of the first of these packages that is installed, or None."""
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -164,12 +165,12 @@ def _suffix():
     return "-cu12" if _major() == "12" else ""
 
 
-def install():
+def install() -> str:
     """What brings all of them."""
     return f"pip install -U gdgpu[cuda{_major()}]"
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     """An error in one line: its type and the first line of what it says."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -5,6 +5,7 @@ the arrays' precision, or true or false, and these do not mix: the sum of a floa
 """
 
 import ast
+from typing import Any
 
 from ..backend.scalars import EMIT
 
@@ -25,14 +26,14 @@ INSTEAD = {
 _INSTEAD = {name: instead for instead, names in INSTEAD.items() for name in names}
 
 
-def not_allowed(text):
+def not_allowed(text: str) -> str:
     """What is wrong with the use of this name."""
     instead = _INSTEAD.get(text.rpartition(".")[2])
     hint = f"; use {instead}" if instead else ""
     return f"uses {text}; a rule may use numbers and gdgpu's {', '.join(FUNCTIONS)}{hint}"
 
 
-def check(source, rule, returns=None):
+def check(source: Any, rule: ast.FunctionDef, returns: tuple[str, ...] | None = None) -> None:
     """TypeError, by source.error, unless this tree is a function of numbers. returns: names of what it must return."""
     names = {a.arg: NUMBER for a in rule.args.args}
     if _Check(source, returns).block(rule.body, names) is not None:
@@ -59,13 +60,13 @@ class _Check:
             case ast.If():
                 self.kind(node.test, names)
                 after = [self.block(part, dict(names)) for part in (node.body, node.orelse)]
-                after = [held for held in after if held is not None]
+                after = [known for known in after if known is not None]
                 return {n: k for n, k in after[0].items() if all(a.get(n) == k for a in after)} if after else None
             case ast.Assign():
-                held = dict(names)
+                known = dict(names)
                 for target in node.targets:
-                    held |= self.assigned(target, node.value, names)
-                return held
+                    known |= self.assigned(target, node.value, names)
+                return known
             case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
                 old = ast.copy_location(ast.Name(name, ast.Load()), node)
                 return names | {name: self.kind(ast.copy_location(ast.BinOp(old, op, value), node), names)}

@@ -7,6 +7,7 @@ import math
 import re
 import textwrap
 from collections import ChainMap
+from collections.abc import Callable
 from functools import cache
 from numbers import Real
 
@@ -16,7 +17,13 @@ from .language import FUNCTIONS, STATEMENTS, check, not_allowed
 TAKEN = (*FUNCTIONS, "constant", "np")  # what a generated module calls its own
 
 
-def rule_text(function, flags, absent=(), name="rule", returns=None):
+def rule_text(
+    function: Callable,
+    flags: dict[str, bool],
+    absent: tuple[str, ...] = (),
+    name: str = "rule",
+    returns: tuple[str, ...] | None = None,
+) -> str:
     """Source of the scalar rule `function` as a function of this name.
 
     Numbers, written in it or named at its module's level, become calls of `constant`, which gives them the array's
@@ -38,9 +45,7 @@ def rule_text(function, flags, absent=(), name="rule", returns=None):
 class Source:
     """A function's text, tree and place, and what its names stand for. Read once: its file may be edited later on."""
 
-    of = classmethod(cache(lambda cls, function: cls(function)))
-
-    def __init__(self, function):
+    def __init__(self, function: Callable) -> None:
         named = inspect.isfunction(function) and function.__code__.co_name != "<lambda>"
         if not named or hasattr(function, "__wrapped__"):
             raise TypeError(f"rule: expected a function made by def, got {function!r}")
@@ -63,6 +68,12 @@ class Source:
         self.parameters = tuple(inspect.signature(function).parameters)
         self._check_parameters(self.tree.args)
 
+    @classmethod
+    @cache
+    def of(cls, function: Callable) -> "Source":
+        """The Source of a function, read when first asked for."""
+        return cls(function)
+
     def _check_parameters(self, args):
         if args.vararg or args.kwarg or args.kwonlyargs or args.posonlyargs:
             raise self.error(self.tree, "takes parameters by *, / or **; a rule's are all plain")
@@ -72,18 +83,18 @@ class Source:
             if name in TAKEN:
                 raise self.error(self.tree, f"has a variable {name}, as generated code calls something else")
 
-    def error(self, node, what):
+    def error(self, node: ast.AST, what: str) -> TypeError:
         """The TypeError to raise for this node of the tree."""
         line = self.first + node.lineno - 1
         return TypeError(f"rule: {self.name}, {self.path}:{line}: {what}")
 
-    def shown(self, node):
+    def shown(self, node: ast.AST) -> str:
         """The text of a node, on one line, shortened."""
         text = re.sub(r"#.*", "", ast.get_source_segment(self.text, node))
         return textwrap.shorten(text, 60, placeholder=" …")
 
     @property
-    def returned(self):
+    def returned(self) -> tuple[str, ...]:
         """The names of what it returns, the same in every return; TypeError for what has no name."""
         found = None
         for node in ast.walk(self.tree):
@@ -114,7 +125,7 @@ def _float(value):
         return math.inf
 
 
-def values(node):
+def values(node: ast.Return) -> list[ast.expr]:
     """What a return statement returns."""
     if node.value is None:
         return []
@@ -163,9 +174,10 @@ class _Rewrite(ast.NodeTransformer):
         return node
 
     def visit_Return(self, node):
-        kept = [v for v in values(node) if not (isinstance(v, ast.Name) and v.id in self.absent)]
+        present = [v for v in values(node) if not (isinstance(v, ast.Name) and v.id in self.absent)]
         if isinstance(node.value, ast.Tuple):
-            node.value = ast.copy_location(ast.Tuple(kept, ast.Load()) if len(kept) > 1 else kept[0], node.value)
+            value = ast.Tuple(present, ast.Load()) if len(present) > 1 else present[0]
+            node.value = ast.copy_location(value, node.value)
         return self.generic_visit(node)
 
     def visit_Constant(self, node):

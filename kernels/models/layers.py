@@ -9,6 +9,7 @@ The same bits on both devices, but for exp and log, and tanh of float64. Source 
 Per-Example Gradient Computations", 2015.
 """
 
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from ..backend import memory, threads
 from ..backend.buffers import address_of
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
-from ..codegen.module import accessors, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, lanes_of, module, stem
 from . import losses
 
 WIDTH = 128
@@ -187,7 +188,7 @@ store_sum(factors, row, factor * scale)
 
 
 @cache
-def kernel(device, name, dtype, squares=False):
+def kernel(device: str, name: str, dtype: str, squares: bool = False) -> Compiled:
     """The kernel of a row of KERNELS, of addresses x, y, squares and the number of columns."""
     row = KERNELS[name]
     index = {"column": "j", "element": "base + j"}.get(row.y)
@@ -198,7 +199,10 @@ def kernel(device, name, dtype, squares=False):
     parts["before"] = "" if index else f"y_value = {'load_sum(y, row)' if row.y == 'row' else 'zero'}"
     if device == "cpu":
         element = [f"value = result(load_sum(x, base + j), {read_y})"]
-        element += ["store_sum(x, base + j, value)"] * row.stored + [CPU_SQUARE] * squares
+        if row.stored:
+            element.append("store_sum(x, base + j, value)")
+        if squares:
+            element.append(CPU_SQUARE)
         parts |= {"element": "\n".join(element)}
         parts |= {"clear": CPU_CLEAR, "fold": CPU_FOLD} if squares else {"clear": "", "fold": ""}
         skeleton = CPU
@@ -206,7 +210,7 @@ def kernel(device, name, dtype, squares=False):
         constants |= {"ROWS": ROWS, "SHARED": ROWS * WIDTH, "LANES": lanes, "WIDTH_BITS": WIDTH.bit_length() - 1}
         parts |= _cuda(row, dtype, index, read_y, lanes, squares)
         skeleton = CUDA
-    return module(stem("layer", name, "squares" * squares, dtype), device, skeleton, parts, constants).layer
+    return module(stem("layer", name, "squares" if squares else "", dtype), device, skeleton, parts, constants).layer
 
 
 def _cuda(row, dtype, index, read_y, lanes, squares):
@@ -218,22 +222,25 @@ def _cuda(row, dtype, index, read_y, lanes, squares):
     for k in range(lanes):
         read = f"load_sum(y, {index} + {k})" if index else read_y
         lines = [f"value_{k} = result(load_sum(x, base + j + {k}), {read})"]
-        lines += [f"store_sum(x, base + j + {k}, value_{k})"] * row.stored + [square[k]] * squares
+        if row.stored:
+            lines.append(f"store_sum(x, base + j + {k}, value_{k})")
+        if squares:
+            lines.append(square[k])
         each += [f"if j + {k} < columns:", *(f"    {line}" for line in lines)]
     if row.stored:
         vector.append(f"store_{dtype}_lanes(x, base + j, ({', '.join(f'value_{k}' for k in range(lanes))}))")
     parts = {
         "vector_y": "y" if index else "x",
-        "vector": "\n".join(vector + square * squares),
+        "vector": "\n".join([*vector, *square] if squares else vector),
         "each": "\n".join(each),
     }
     if not squares:
         return parts | dict.fromkeys(("shared", "clear", "share", "fold"), "")
-    own = "task // (WIDTH // LANES) * WIDTH + task % (WIDTH // LANES) * LANES"
+    first_lane = "task // (WIDTH // LANES) * WIDTH + task % (WIDTH // LANES) * LANES"
     return parts | {
         "shared": f"lanes = cuda.shared.array(SHARED, np.{dtype})",
         "clear": "\n".join(f"square_{k} = zero" for k in range(lanes)),
-        "share": "\n".join(f"lanes[{own} + {k}] = square_{k}" for k in range(lanes)),
+        "share": "\n".join(f"lanes[{first_lane} + {k}] = square_{k}" for k in range(lanes)),
         "fold": CUDA_FOLD,
     }
 
@@ -252,7 +259,7 @@ def _of_rows(name, device, dtype, row, integers, numbers, functions=""):
 
 
 @cache
-def loss_end(device, loss, dtype):
+def loss_end(device: str, loss: str, dtype: str) -> Compiled:
     """(z, bias, targets, errors, squares, outputs, delta, scale): z + bias becomes the loss's residuals, times scale.
 
     squares: of each sample's residuals, before that. targets and delta: as losses.py has them.
@@ -263,7 +270,7 @@ def loss_end(device, loss, dtype):
 
 
 @cache
-def factors(device, dtype):
+def factors(device: str, dtype: str) -> Compiled:
     """(squares, norms, factors, layers, stride, max_norm, scale): norms, and the factors that clip, times scale.
 
     squares: for each layer a row of `stride` sums of the squares of what it takes in, and one of its deltas'.
@@ -273,7 +280,7 @@ def factors(device, dtype):
 
 
 @cache
-def launcher(device, build, *what):
+def launcher(device: str, build: Callable, *what: str | bool) -> Callable[..., None]:
     """One of the kernels above, as a function of the shape that it goes over and its arguments: arrays or numbers."""
     compiled, per_block = build(device, *what), ROWS if build is kernel else CUDA_BLOCK
 
@@ -287,11 +294,11 @@ def launcher(device, build, *what):
     return launch
 
 
-def catalogue():
+def catalogue() -> Iterator[tuple]:
     """(name, limits, build of a dtype) of the CUDA kernels here."""
     for name in KERNELS:
         for squares in (False, True) if name.removesuffix("_delta") in ACTIVATIONS else (name == "squares",):
-            yield f"layer_{name}{'_squares' * squares}", LIMITS, partial(kernel, "cuda", name, squares=squares)
+            yield f"layer_{name}{'_squares' if squares else ''}", LIMITS, partial(kernel, "cuda", name, squares=squares)
     for loss in losses.NAMES:
         yield f"end_{loss}", ROW_LIMITS, partial(loss_end, "cuda", loss)
     yield "layer_factors", ROW_LIMITS, partial(factors, "cuda")

@@ -70,7 +70,7 @@ error += math.log(total)
 NAMES = (*ELEMENTS, "softmax")
 
 
-def text(loss):
+def text(loss: str) -> str:
     """The function `residuals` of a loss."""
     lines = SOFTMAX if loss == "softmax" else fill(EACH, lines=ELEMENTS[loss].strip()).rstrip()
     return fill(ROW, lines=lines)

@@ -5,7 +5,7 @@ The codes of a state are followed by its scales, one float32 for every 256 of th
 
 from ..backend import quantize
 from ..backend.limits import Limits
-from ..codegen.element import storage_dtype
+from ..codegen.element import Element, storage_dtype
 from ..codegen.module import fill
 
 EACH = quantize.CODES_PER_SCALE
@@ -71,18 +71,18 @@ while low < stop:
 """.strip()
 
 
-def limits(states):
+def limits(states: int) -> Limits:
     """What a kernel with this many quantized states promises: the scale of each is read and written apart."""
     return Limits(threads=THREADS, narrow=2 * states)
 
 
-def nbytes(n):
+def nbytes(n: int) -> int:
     """Bytes of a state of n elements: its codes, up to a whole scale, and the scales."""
     scales = -(-n // EACH)
     return scales * (EACH + 4)
 
 
-def constants(fields, threads):
+def constants(fields: Element, threads: int) -> dict:
     """Constants of the module of an update; RESIDENT, threads that it must have room for, bounds its registers."""
     states = len(fields.quantized)
     if not states:
@@ -92,7 +92,7 @@ def constants(fields, threads):
     return found | {"RESIDENT": THREADS if states > 1 else None}
 
 
-def loop(fields, on_cpu, lanes, any_address):
+def loop(fields: Element, on_cpu: bool, lanes: int, any_address: str) -> str:
     """The text of the loop over elements start … stop-1 of a tensor."""
     return _cpu(fields) if on_cpu else _cuda(fields, lanes, any_address)
 
@@ -112,11 +112,11 @@ def _cpu(fields):
 
 def _cuda(fields, lanes, any_address):
     waits = {n: f"fresh[{k * EACH} + i - low]" for k, n in enumerate(fields.quantized)}
-    own = "thread - thread % (EACH // LANES) + other"
+    peer = "thread - thread % (EACH // LANES) + other"
     parts = {
         "any_address": any_address,
         "open_lanes": _open(fields, "i"),
-        "gather_lanes": _gather(fields, own),
+        "gather_lanes": _gather(fields, peer),
         **_lanes(fields, lanes),
         "open": _open(fields, "low"),
         "update": _update(fields, {n: f"{at} = {{}}" for n, at in waits.items()}),
@@ -150,8 +150,8 @@ def _encode(fields, waits):
 
 def _lanes(fields, lanes):
     """The parts that read and make new `lanes` elements from i on, and that write them."""
-    held = {n: storage_dtype(d) for n, d in fields.dtypes.items()}
-    update, values = [f"{n} = load_{d}_lanes({n}_at, i)" for n, d in held.items()], {n: [] for n in fields.written}
+    storage = {n: storage_dtype(d) for n, d in fields.dtypes.items()}
+    update, values = [f"{n} = load_{d}_lanes({n}_at, i)" for n, d in storage.items()], {n: [] for n in fields.written}
     for k in range(lanes):
         old = {n: f"{n}[{k}]" for n in fields.names}
         old |= {n: f"decode_{fields.dtypes[n]}({n}[{k}], {n}_scale)" for n in fields.quantized}
@@ -160,7 +160,7 @@ def _lanes(fields, lanes):
         update += [f"top_{n} = top(top_{n}, to_{n}_{k})" for n in fields.quantized]
         for n in stored:
             values[n].append(fields.encode(n, f"to_{n}_{k}", f"i + {k}") if n in fields.quantized else f"to_{n}_{k}")
-    store = [f"store_{held[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in values.items()]
+    store = [f"store_{storage[n]}_lanes({n}_at, i, ({', '.join(v)}))" for n, v in values.items()]
     return {"update_lanes": _lines(update), "store_lanes": _lines(store + fields.zero("i", lanes))}
 
 

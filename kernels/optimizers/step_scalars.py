@@ -7,6 +7,7 @@ dtype that the rule computes in. Running products, never powers: both devices th
 else, with `counts`, the count of completed steps grows by one.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,8 @@ from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
 from ..codegen import source
 from ..codegen.element import STEP_CONTEXT, context_address
-from ..codegen.module import accessors, module, stem
+from ..codegen.module import Compiled, accessors, module, stem
+from ..rules.rule import Rule
 
 LIMITS = Limits(threads=256, streams=False, float64=True)
 
@@ -26,7 +28,7 @@ $step
 
 @jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def advance(values, carried, scalars, context, counts, scratch, first, last):
-    if context != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
+    if context != 0 and load_int64($found_inf) != 0 and load_float32(load_int64($found_inf), 0) == 1:
         last = first
     for row in range(first, last):
         $advance
@@ -40,7 +42,7 @@ $step
 
 @jit("int64 int64 int64 int64 int64 int64", NAME, CODE)
 def advance(values, carried, scalars, context, counts, rows):
-    if context != 0 and load_int64($found) != 0 and load_float32(load_int64($found), 0) == 1:
+    if context != 0 and load_int64($found_inf) != 0 and load_float32(load_int64($found_inf), 0) == 1:
         return
     row = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
     if row < rows:
@@ -51,13 +53,13 @@ def advance(values, carried, scalars, context, counts, rows):
 
 
 @cache
-def kernel(device, rule, sums):
+def kernel(device: str, rule: Rule | None, sums: str) -> Compiled:
     """The kernel of a rule's step function, for scalars of dtype `sums`; rule None: of one that only counts."""
     parts = {"step": "def rule():\n    return", "advance": ""}
     if rule:
         parts = {"step": source.rule_text(rule.step, {}), "advance": _advance(rule)}
     parts |= {
-        "found": f"context, {STEP_CONTEXT.index('found')}",
+        "found_inf": f"context, {STEP_CONTEXT.index('found_inf')}",
         "count": "store_int64(steps, 0, load_int64(steps, 0) + 1)",
     }
     parts["count"] = f"steps = {context_address('steps')}\n" + parts["count"]
@@ -78,7 +80,16 @@ def _advance(rule):
     return "\n".join([*read, f"{', '.join(given)}, = rule({', '.join(taken)})", *write])
 
 
-def launcher(device, compiled, values, carried, scalars, rows, context=0, counts=0):
+def launcher(
+    device: str,
+    compiled: Compiled,
+    values: int,
+    carried: int,
+    scalars: int,
+    rows: int,
+    context: int = 0,
+    counts: int = 0,
+) -> Callable[[], None]:
     """The launch that takes one step forward; values, carried, scalars and context are addresses."""
     args = (values, carried, scalars, context, counts)
     if device == "cpu":
@@ -86,6 +97,6 @@ def launcher(device, compiled, values, carried, scalars, rows, context=0, counts
     return compiled.prepare(-(-rows // BLOCK), BLOCK, *args, rows)
 
 
-def initial(rule, rows):
+def initial(rule: Rule, rows: int) -> np.ndarray:
     """The carried scalars before the first step."""
     return np.tile(np.array(list(rule.carried.values()), np.float64), (rows, 1))

@@ -2,19 +2,22 @@
 
 One call updates any number of tensors. `table` holds a row of int64 a tensor: (n, addresses of its hyperparameters, of
 w, g and each state); tensors may share hyperparameters. `items` holds a row a chunk: (tensor, first element). `context`
-is the address of a row of addresses (fields.STEP_CONTEXT) for what the step does besides; 0 where that is nothing.
+is the address of a row of addresses (element.STEP_CONTEXT) for what the step does besides; 0 where that is nothing.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from ..backend import threads
+from ..backend.buffers import Buffer
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
 from ..codegen.element import Element, context_address
-from ..codegen.module import accessors, fill, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, fill, lanes_of, module, stem
+from ..rules.rule import Flags, Rule
 from . import quantized_update
 
 CPU_CHUNK = 1 << 16  # elements: a few hundred KiB of work, small enough to share out evenly
@@ -62,13 +65,13 @@ while i < stop:
 
 # A step that found_inf forbids leaves everything as it was, but for gradients that are to be zero.
 CPU_SKIP = """
-if load_float32($found, 0) == 1:
+if load_float32($found_inf, 0) == 1:
     for i in range(start, stop):
         $zero
     continue
 """.strip()
 CUDA_SKIP = """
-if load_float32($found, 0) == 1:
+if load_float32($found_inf, 0) == 1:
     i = start + cuda.threadIdx.x
     while i < stop:
         $zero
@@ -78,9 +81,9 @@ if load_float32($found, 0) == 1:
 
 
 @cache
-def kernel(device, rule, flags, dtypes, options=()):
+def kernel(device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], options: tuple[str, ...] = ()) -> Compiled:
     """The kernel of a rule for "cpu" or "cuda": flags as ((name, bool), …), dtypes of (w, g, *rule.states), options
-    some of fields.OPTIONS."""
+    some of element.OPTIONS."""
     fields = Element(rule, dtypes, dict(flags), options)
     lanes = lanes_of(dtypes)
     on_cpu = device == "cpu"
@@ -96,10 +99,10 @@ def kernel(device, rule, flags, dtypes, options=()):
 
 
 def _skip(fields, text):
-    if "found" not in fields.options:
+    if "found_inf" not in fields.options:
         return ""
     zero = "".join(fields.zero("i")) or "pass"
-    return fill(text, found=context_address("found"), zero=zero).rstrip()
+    return fill(text, found_inf=context_address("found_inf"), zero=zero).rstrip()
 
 
 def _loop(fields, on_cpu, lanes):
@@ -120,23 +123,25 @@ class Plan:
     chunk: int
 
 
-def plan(device, sizes):
+def plan(device: str, sizes: Sequence[int]) -> Plan:
     """How tensors of these sizes are cut into items of work. Chunks are multiples of a scale's codes."""
     sizes = np.asarray(sizes, np.int64)
     chunk = CPU_CHUNK
     if device == "cuda":
-        least, most = CUDA_CHUNKS
+        smallest, largest = CUDA_CHUNKS
         share = int(sizes.sum()) // CUDA_BLOCKS
-        chunk = min(max(least, 1 << max(share - 1, 0).bit_length()), most)
+        chunk = min(max(smallest, 1 << max(share - 1, 0).bit_length()), largest)
     counts = -(-sizes // chunk)
     tensors = np.repeat(np.arange(len(sizes)), counts)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     return Plan(np.stack([tensors, (np.arange(len(tensors)) - first) * chunk], axis=1), chunk)
 
 
-def launcher(device, compiled, table, items, chunk, nbytes, context=0):
+def launcher(
+    device: str, compiled: Compiled, table: Buffer, items: Buffer, chunk: int, nbytes: int, context: int = 0
+) -> Callable[[], None]:
     """The launch of a kernel over items; table and items are Buffers of that device."""
     args = (table.address, items.address, chunk, context)
     if device == "cpu":
         return threads.Launch(compiled, args, len(items), nbytes, quantized_update.SCRATCH_BYTES, (table, items))
-    return compiled.prepare(len(items), BLOCK, *args)
+    return compiled.prepare(len(items), BLOCK, *args, keeps=(table, items))

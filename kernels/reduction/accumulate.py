@@ -4,7 +4,9 @@ Rows may be added in pieces of any size: a node that is not complete waits, and 
 there, so the bits are those of the whole batch.
 """
 
+from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -99,7 +101,7 @@ cuda.syncthreads()
 
 
 @cache
-def kernels(device, g_dtype, weighted=False):
+def kernels(device: str, g_dtype: str, weighted: bool = False) -> ModuleType:
     """The module with the kernels `add` (a piece of G, of g_dtype) and `collect` (the root, times scale)."""
     sums = memory.accumulator(g_dtype)
     constants = tree.constants(sums)
@@ -135,7 +137,9 @@ def kernels(device, g_dtype, weighted=False):
     return module(name, device, CUDA, parts, constants)
 
 
-def add(device, g_dtype, nodes, G, stride, columns, weights, row, rows):
+def add(
+    device: str, g_dtype: str, nodes: int, G: int, stride: int, columns: int, weights: int, row: int, rows: int
+) -> Callable[[], None]:
     """The launch that adds rows of G, rows row, row + 1, … of the batch.
 
     nodes: levels(row + rows) x columns, zero at first.
@@ -147,7 +151,7 @@ def add(device, g_dtype, nodes, G, stride, columns, weights, row, rows):
     return compiled.prepare(-(-columns // (BLOCK * lanes_of({g_dtype}))), BLOCK, *args)
 
 
-def collect(device, sums, nodes, columns, out, rows, scale):
+def collect(device: str, sums: str, nodes: int, columns: int, out: int, rows: int, scale: float) -> None:
     """out <- scale * root of the tree of `rows` rows. The nodes stay as they are."""
     compiled = kernels(device, sums).collect
     args = (nodes, columns, out, levels(rows), np.dtype(sums).type(scale))

@@ -49,12 +49,12 @@ while $rows > full:
 """
 
 
-def depth_text(rows):
+def depth_text(rows: str) -> str:
     """The lines that find how many levels the tree of so many rows has: `depth`."""
     return fill(DEPTH.strip(), rows=rows).rstrip()
 
 
-def fold_text(decorator, add_rows):
+def fold_text(decorator: str, add_rows: str) -> str:
     """The function `fold`; add_rows: the lines that add rows first … stop-1 to the sums of level 0."""
     return fill(FOLD, decorator=decorator, add_rows=add_rows)
 
@@ -76,6 +76,6 @@ def _functions(dtype, weighted):
     return module(stem("tree", "weighted" if weighted else "", dtype), "cpu", text, {}, named)
 
 
-def imports(dtype, weighted=False, names=("fold", "root")):
+def imports(dtype: str, weighted: bool = False, names: tuple[str, ...] = ("fold", "root")) -> list[tuple]:
     """What a kernel imports to add up G of this dtype."""
     return [(_functions(dtype, weighted), names)]

@@ -1,4 +1,6 @@
-"""Where the sums of squares of norms.py go: which places of one array a node adds up, level by level."""
+"""Where the sums of squares of tensor_norms.py go: which places of one array a node adds up, level by level."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +16,7 @@ class Tree:
     joint: one root for all of them, the last one.
     """
 
-    def __init__(self, sizes, joint):
+    def __init__(self, sizes: Sequence[int], joint: bool) -> None:
         counts = [-(-n // GROUP) for n in sizes]
         items = [(t, k * GROUP) for t, count in enumerate(counts) for k in range(count)]
         self.items = np.array([(*item, place) for place, item in enumerate(items)], np.int64).reshape(-1, 3)
@@ -49,6 +51,6 @@ class Tree:
             waiting = above
         return roots
 
-    def job(self, sums, nodes, counter, arrivals):
+    def job(self, sums: int, nodes: int, counter: int, arrivals: int) -> np.ndarray:
         """The row that kernels read; addresses of sums, nodes and the counter."""
         return np.array([sums, nodes, counter, arrivals, len(self.levels) - 1, *self.levels], np.int64)

@@ -24,10 +24,10 @@ class Split:
     tile: int
     segment: int
     segments: int
-    tiles: tuple
-    block: tuple = (1, 1)
+    tiles: tuple[int, ...]
+    block: tuple[int, int] = (1, 1)
 
-    def items(self):
+    def items(self) -> np.ndarray:
         """int64 rows (tensor, segment, column tile); neighbours in memory are neighbours here."""
         items = [np.empty((0, 3), np.int64)]
         for tensor, count in enumerate(self.tiles):
@@ -39,7 +39,7 @@ class Split:
         return np.concatenate(items)
 
 
-def split_cpu(columns, rows, whole=False):
+def split_cpu(columns: tuple[int, ...], rows: int, whole: bool = False) -> Split:
     """Wide tiles, as many as the threads can share evenly; segments of rows where columns alone do not suffice.
 
     whole: never split rows.
@@ -60,14 +60,14 @@ def split_cpu(columns, rows, whole=False):
 
 
 @lru_cache
-def split_cuda(columns, rows, lanes, sum_bytes, block_threads):
+def split_cuda(columns: tuple[int, ...], rows: int, lanes: int, sum_bytes: int, block_threads: int) -> Split:
     """A block folds up to 1024 rows: its threads side by side over columns, y of them over level-0 nodes.
 
     Tiles are as wide as shared memory allows, and narrower where that gives every multiprocessor some blocks more.
     """
     nodes = min(RADIX, max(1, _ceil(rows, RADIX)))
-    most = min(block_threads, CUDA_SHARED // (sum_bytes * lanes * nodes))
-    x = min(1 << most.bit_length() - 1, _power_of_2(_ceil(max(columns, default=1), lanes)))
+    limit = min(block_threads, CUDA_SHARED // (sum_bytes * lanes * nodes))
+    x = min(1 << limit.bit_length() - 1, _power_of_2(_ceil(max(columns, default=1), lanes)))
     least = max(1, block_threads // _power_of_2(nodes))
     segments = max(1, _ceil(rows, SEGMENT))
     while x > least and segments * sum(_ceil(p, x * lanes) for p in columns) < CUDA_BLOCKS:

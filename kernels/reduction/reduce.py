@@ -3,15 +3,16 @@
 `table` holds a row of int64 a tensor: P, address of G, G's row stride in elements, addresses of partial sums and
 counters, number of column tiles, then the addresses that `$finish` needs; `items` a row a piece of work: tensor,
 segment (of `segment` rows, a power of 32), column tile. The root is multiplied once by `scale`. What becomes of it is
-the `$finish` text: here it is stored, in fused.py a rule takes it.
+the `$finish` text: here it is stored, in reduce_update.py a rule takes it.
 """
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ..backend import memory
 from ..backend.geometry import CUDA_SHARED
 from ..backend.limits import Limits
-from ..codegen.module import accessors, lanes_of, module, stem
+from ..codegen.module import Compiled, accessors, lanes_of, module, stem
 from . import cpu_tree, tree
 from .tree import SEGMENT
 
@@ -165,12 +166,26 @@ cuda.syncthreads()
 """.strip()
 
 
-def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rule="", constants=(), used=()):
-    """The kernel that folds G of g_dtype and hands each root to the lines of `finish`, as `total`."""
+def build(
+    family: str,
+    device: str,
+    g_dtype: str,
+    weighted: bool,
+    finish: str,
+    columns: int,
+    addresses: str,
+    hyper: str = "",
+    rule: str = "",
+    constants: Mapping | None = None,
+    used: Iterable[str] = (),
+) -> Compiled:
+    """The kernel that folds G of g_dtype and hands each root to the lines of `finish`, as `total`.
+
+    columns: of the table, beside what the reduction needs: the lines `addresses` read them.
+    """
     sums = memory.accumulator(g_dtype)
-    constants = dict(constants) | tree.constants(sums)
-    # columns of the table: what the reduction needs, then the addresses that `finish` needs
-    constants["ROW_BYTES"] = 8 * (FIXED + max(1, addresses.count("\n") + 1))
+    constants = dict(constants or {}) | tree.constants(sums)
+    constants["ROW_BYTES"] = 8 * (FIXED + columns)
     parts = {"rule": rule, "sums": sums, "finish": finish, "addresses": addresses, "hyper": hyper}
     if device == "cpu":
         constants |= accessors({g_dtype, *used}, sums)
@@ -200,7 +215,7 @@ def build(family, device, g_dtype, weighted, finish, addresses="", hyper="", rul
 
 
 @cache
-def kernel(device, g_dtype, weighted=False):
+def kernel(device: str, g_dtype: str, weighted: bool = False) -> Compiled:
     """The kernel that writes the root, times scale, to the table's output."""
     place = "piece * load_int64(row, 0) + i" if device == "cpu" else "i"
     return build(
@@ -209,5 +224,6 @@ def kernel(device, g_dtype, weighted=False):
         g_dtype,
         weighted,
         finish=f"store_sum(out_at, {place}, total)",
+        columns=1,
         addresses=f"out_at = load_int64(row, {FIXED})",
     )

@@ -8,12 +8,15 @@ from functools import cache
 
 from ..backend import memory
 from ..codegen.element import Element
-from ..codegen.module import stem
+from ..codegen.module import Compiled, stem
+from ..rules.rule import Flags, Rule
 from . import reduce
 
 
 @cache
-def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
+def kernel(
+    device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], g_dtype: str, weighted: bool = False
+) -> Compiled:
     """The fused kernel of a rule; dtypes of (w, *rule.states), g_dtype of G, whose sums have w's accumulator dtype."""
     sums = memory.accumulator(g_dtype)
     fields = Element(rule, (dtypes[0], sums, *dtypes[1:]), dict(flags))
@@ -31,7 +34,8 @@ def kernel(device, rule, flags, dtypes, g_dtype, weighted=False):
         g_dtype,
         weighted,
         finish=fields.update(g="total"),
-        addresses=fields.addresses(column=reduce.FIXED, without="g"),
+        columns=len(fields.columns) - 1,
+        addresses=fields.addresses(column=reduce.FIXED, without=("g",)),
         hyper=fields.scalars(),
         rule=fields.functions(),
         constants=fields.constants,

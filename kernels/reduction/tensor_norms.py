@@ -12,6 +12,7 @@ counter, how many items arrive there in all, the number of levels, and for each 
 
 import itertools
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..backend.limits import Limits
 from ..backend.quantize import CODES_PER_SCALE
 from ..codegen.element import Element, context_address
 from ..codegen.module import accessors, fill, lanes_of, module, stem
+from ..rules.rule import Flags, Rule
 from .norm_tree import CHUNK, GROUP, WIDTH
 from .tree import RADIX
 
@@ -153,16 +155,18 @@ def norms(table, items, job, context):
 # The root is the last sum. A norm that is not finite makes everything NaN: norm - norm is then not 0.
 CLIP = """
 norm = sqrt(load_sum(sums, load_int64(nodes, 3 * load_int64(job, 5 + load_int64(job, 4)) - 1)))
-most = load_sum($max_norm, 0)
+max_norm = load_sum($max_norm, 0)
 factor = one
-if not norm <= most:
-    factor = most / norm + (norm - norm)
+if not norm <= max_norm:
+    factor = max_norm / norm + (norm - norm)
 store_sum($factor, 0, factor)
 """.strip()
 
 
 @cache
-def kernels(device, rule, flags, dtypes, options=(), joint=False):
+def kernels(
+    device: str, rule: Rule, flags: Flags, dtypes: tuple[str, ...], options: tuple[str, ...] = (), joint: bool = False
+) -> ModuleType:
     """The module of the norms of a rule, or, joint, of the gradients of a step before they are clipped.
 
     It has `norms`, and on the CPU `finish`, which follows the last of the launches that share a job.
@@ -214,9 +218,9 @@ def kernels(device, rule, flags, dtypes, options=(), joint=False):
 
 
 def _skip(fields, on_cpu):
-    if "found" not in fields.options:
+    if "found_inf" not in fields.options:
         return ""
-    return f"if load_float32({context_address('found')}, 0) == 1:\n    {'continue' if on_cpu else 'return'}"
+    return f"if load_float32({context_address('found_inf')}, 0) == 1:\n    {'continue' if on_cpu else 'return'}"
 
 
 def _element(fields, squares, old, index, suffix=""):

@@ -14,7 +14,7 @@ CPU_ROWS = 8, 1  # that are added in one pass over the sums; with more, kernels 
 CUDA_LOADS = 4, 16  # of vectors, or else of elements, that a CUDA thread has outstanding; more cost it registers
 
 
-def levels(rows):
+def levels(rows: int) -> int:
     """How many levels the tree of this many rows has; at least one."""
     count = 1
     while rows > RADIX:
@@ -22,17 +22,17 @@ def levels(rows):
     return count
 
 
-def constants(sums):
+def constants(sums: str) -> dict:
     """Those of a module whose kernels go over the tree's levels, of sums of this dtype."""
     return {"RADIX": RADIX, "SHIFT": SHIFT, "SIZE": memory.itemsize(sums), "zero": f"np.{sums}(0)"}
 
 
-def sum_text(value, weight, before):
+def sum_text(value: str, weight: str | None, before: str) -> str:
     """Text that adds a value, or its product with a weight if there is one, to the sum before."""
     return f"{before} + {value}" if weight is None else f"fma({weight}, {value}, {before})"
 
 
-def cuda_text(dtype, lanes, vector, weight=None):
+def cuda_text(dtype: str, lanes: int, vector: bool, weight: str | None = None) -> str:
     """The text that adds rows n … stop-1 of G, the first of which begins at index `at`, to the sums s0, s1, ….
 
     vector: the lanes lie side by side; else lane k is o_k elements away. weight: the text of row {n}'s weight.

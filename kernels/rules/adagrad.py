@@ -33,6 +33,7 @@ ROWS = (
         step=adagrad_step,
         given=("lr",),
         carried={"t": 0.0},
+        counted=("t",),
         reference=_REFERENCE,
     ),
 )

@@ -57,12 +57,13 @@ _ADAMW = (
     "Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101; "
     f"https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html; {_AMSGRAD}"
 )
-_ALL = {
+_ALL: dict = {
     "squares": ("exp_avg_sq", "max_exp_avg_sq"),
     "flags": ("maximize",),
     "step": adam_step,
     "given": ("step_size", "root", "keep"),
     "carried": {"power1": 1.0, "power2": 1.0},
+    "counted": ("power1", "power2"),
 }
 
 ROWS = (

@@ -28,6 +28,7 @@ ROWS = (
         step=adamax_step,
         given=("step_size",),
         carried={"power1": 1.0},
+        counted=("power1",),
         reference="Kingma and Ba 2015, section 7.1; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html",
     ),
 )

@@ -39,6 +39,7 @@ ROWS = (
         step=lamb_step,
         given=("correction", "root"),
         carried={"power1": 1.0, "power2": 1.0},
+        counted=("power1", "power2"),
         reference="You et al. 2020, https://arxiv.org/abs/1904.00962, algorithm 2",
     ),
 )

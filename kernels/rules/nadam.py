@@ -52,6 +52,7 @@ ROWS = (
         step=nadam_step,
         given=("of_g", "of_avg", "root", "keep"),
         carried={"power2": 1.0, "decayed": 1.0, "product": 1.0},
+        counted=("power2", "decayed"),
         reference="Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ; "
         "https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html",
     ),

@@ -56,6 +56,7 @@ ROWS = (
         step=radam_step,
         given=("step_size", "rectified", "keep"),
         carried={"power1": 1.0, "power2": 1.0, "t": 0.0},
+        counted=("power1", "power2", "t"),
         reference="Liu et al. 2020, https://arxiv.org/abs/1908.03265; "
         "https://docs.pytorch.org/docs/stable/generated/torch.optim.RAdam.html",
     ),

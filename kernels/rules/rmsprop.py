@@ -53,7 +53,7 @@ _REFERENCE = (
     "Tieleman and Hinton 2012, Coursera lecture 6e; centered: Graves 2013, "
     "https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html"
 )
-_PLAIN = {"squares": ("square_avg",), "flags": ("maximize",), "reference": _REFERENCE}
+_PLAIN: dict = {"squares": ("square_avg",), "flags": ("maximize",), "reference": _REFERENCE}
 # torch keeps the mean of squares where we keep the variance.
 _CENTERED = _PLAIN | {"squares": ("variance",), "torch": {"variance": ("square_avg", square_of, variance_of)}}
 

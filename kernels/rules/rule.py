@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from ..codegen.language import NORMS
 from ..codegen.source import Source
 
+Flags = tuple[tuple[str, bool], ...]
 COPIES = ("master", "ema")  # what may be kept beside the weights: wider ones, and their moving average
 
 
@@ -30,6 +31,8 @@ class Rule:
     Its other parameters are scalars. Without a `step` function they are the hyperparameters. With one, those named in
     `given` are what it returns, in float64, after the `carried` ones (name -> value before the first step), once a
     step: (*carried, *hyper) -> (*carried, *given). A given one may have the name of a hyperparameter, and replaces it.
+    counted: those carried ones that follow from the count of steps and from today's hyperparameters, as torch has them:
+    where these are assigned, they are made anew. The others go on.
 
     A rule that needs norms of whole tensors has two phases. `norm` comes first: (w, g, *state, …) -> (u, *early), the
     states named in `early` being new already. The function then takes the norms of w and u as w_norm and u_norm, and
@@ -37,72 +40,73 @@ class Rule:
     """
 
     function: Callable
-    state: tuple = ()
-    flags: tuple = ()
+    state: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     reference: str = ""
     name: str = ""
     step: Callable | None = None
-    given: tuple = ()
-    carried: dict = field(default_factory=dict)
-    fixed: dict = field(default_factory=dict)
-    absent: tuple = ()
-    nonnegative: tuple = ()
-    squares: tuple = ()
-    torch: dict = field(default_factory=dict)
+    given: tuple[str, ...] = ()
+    carried: dict[str, float] = field(default_factory=dict)
+    counted: tuple[str, ...] = ()
+    fixed: dict[str, bool] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
+    torch: dict[str, tuple] = field(default_factory=dict)
     norm: Callable | None = None
-    early: tuple = ()
-    copies: tuple = ()
+    early: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.function.__name__)
         object.__setattr__(self, "nonnegative", tuple(dict.fromkeys((*self.nonnegative, *self.squares))))
 
     @property
-    def states(self):
+    def states(self) -> tuple[str, ...]:
         """Names of all arrays beside w and g: what is kept, and the rule's state."""
         return (*self.copies, *self.state)
 
     @cached_property
-    def named(self):
+    def named(self) -> dict[str, str]:
         """What kernels call each state: with its number, so that it is called like no variable of theirs."""
         return {n: f"s{k}_{n}" for k, n in enumerate(self.state)}
 
     @property
-    def array_names(self):
+    def array_names(self) -> tuple[str, ...]:
         """What kernels call the arrays of `states`."""
         return (*self.copies, *self.named.values())
 
-    def code(self, name):
-        """The kind of 8-bit codes, of codes.py, for the state of this name."""
+    def code(self, name: str) -> str:
+        """The kind of 8-bit codes, of quantize.py, for the state of this name."""
         if name in self.squares:
             return "unsigned8"
         return "positive8" if name in self.nonnegative else "signed8"
 
     @cached_property
-    def divisors(self):
+    def divisors(self) -> tuple[str, ...]:
         """Names of the states that it divides by: as they are, or as something that is made of them."""
         found = {n for function in (self.function, self.norm) if function for n in _divisors(function, self.state)}
         return tuple(n for n in self.state if n in found)
 
-    def parameters(self, function):
+    def parameters(self, function: Callable | None) -> tuple[str, ...]:
         """Names of what the function, or norm, takes once flags are compiled in."""
         return tuple(n for n in _names(function) if n not in (*self.flags, *self.fixed, *self.absent))
 
     @cached_property
-    def scalars(self):
+    def scalars(self) -> tuple[str, ...]:
         """Names of the scalars that kernels of this rule read."""
         others = ("w", "g", *self.state, *(NORMS if self.norm else ()))
         names = (*self.parameters(self.norm), *self.parameters(self.function))
-        own = dict.fromkeys(n for n in names if n not in others)
-        return (*own, *(("ema_decay", "ema_rest") if "ema" in self.copies else ()))
+        scalars = dict.fromkeys(n for n in names if n not in others)
+        return (*scalars, *(("ema_decay", "ema_rest") if "ema" in self.copies else ()))
 
     @cached_property
-    def taken(self):
+    def taken(self) -> tuple[str, ...]:
         """Names of what the step function takes."""
         return _names(self.step)
 
     @cached_property
-    def hyper(self):
+    def hyper(self) -> tuple[str, ...]:
         """Names of the hyperparameters: scalars that the user gives, which may change from step to step."""
         taken = (n for n in self.taken if n not in self.carried)
         return tuple(dict.fromkeys((*taken, *(n for n in self.scalars if n not in self.given))))
@@ -128,6 +132,6 @@ def _names_in(tree):
 
 
 @cache
-def with_copies(rule, copies):
+def with_copies(rule: Rule, copies: tuple[str, ...]) -> Rule:
     """The rule with these names of COPIES beside its state."""
     return replace(rule, copies=copies) if copies else rule

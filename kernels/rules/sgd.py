@@ -43,6 +43,7 @@ ROWS = (
         step=sgd_step,
         given=("rest",),
         carried={"t": 0.0},
+        counted=("t",),
         reference=_TORCH,
     ),
 )

@@ -1,10 +1,12 @@
 """Samples clipped to a norm and added up in one read: each is read again from the cache, or from shared memory.
 
-What comes out are nodes of the tree of tree.py over the weighted rows, c_n min(1, most / |G_n|) G_n, which reduce.py
-or fused.py then fold as the rows of a shorter matrix. Norms are those of sample_norms.py.
+What comes out are nodes of the tree of tree.py over the weighted rows, c_n min(1, max_norm / |G_n|) G_n, which
+reduce.py or reduce_update.py then fold as the rows of a shorter matrix. Norms are those of sample_norms.py.
 """
 
+from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from ..backend import memory, simd, threads
 from ..backend.buffers import Buffer
 from ..backend.geometry import BLOCK
 from ..backend.limits import Limits
-from ..codegen.module import fill, module, stem
+from ..codegen.module import Compiled, fill, module, stem
 from ..reduction import cpu_tree
 from ..reduction.norm_tree import CHUNK, WIDTH, Tree
 from ..reduction.tree import RADIX, levels
@@ -35,7 +37,7 @@ $functions
 $fold
 
 @jit(CODE, "void(int64, int64, int64, int64, int64, int64, int64, int64, $sums, int64, int64, int64)")
-def clipped(table, tensors, width, job, rows, segment, group, weights, most, scratch, first, last):
+def clipped(table, tensors, width, job, rows, segment, group, weights, max_norm, scratch, first, last):
     # scratch: sums of squares of a sample, then sums, level by level, of each tensor, then factors of a group of rows.
     items = load_int64(job, 0)
     nodes = scratch + load_int64(job, 5) * SIZE
@@ -52,7 +54,7 @@ def clipped(table, tensors, width, job, rows, segment, group, weights, most, scr
             for n in range(low, high):
                 for k in range(load_int64(job, 1)):
                     store_sum(scratch, load_int64(items, 3 * k + 2), square_of_item(table, items, k, n))
-                store_sum(factors, n - low, result_of(square_of(job, scratch, 1), most, weights, n))
+                store_sum(factors, n - low, result_of(square_of(job, scratch, 1), max_norm, weights, n))
             at = nodes
             for row in range(table, end, ROW_BYTES):
                 columns = load_int64(row, 0)
@@ -98,7 +100,7 @@ CUDA = """
 $functions
 
 @jit("int64 int64 int64 int64 int64 int64 int64 int64 $sums", NAME, CODE, RESIDENT)
-def clipped(table, tensors, chunks_table, count, pitch, each, rows, weights, most):
+def clipped(table, tensors, chunks_table, count, pitch, each, rows, weights, max_norm):
     # A block adds up the 32 rows of a node, `each` at a time, which it keeps in shared memory. There a sample takes
     # `pitch` places, whole rows of WIDTH for each tensor, and neighbouring threads write side by side: element i of a
     # row of WIDTH lies at i % LANES * (WIDTH / LANES) + i / LANES. Thread x adds up places x, x + X, ….
@@ -107,7 +109,7 @@ def clipped(table, tensors, chunks_table, count, pitch, each, rows, weights, mos
     last = min(rows, n + RADIX)
     thread = np.int32(cuda.threadIdx.x)
     threads = np.int32(cuda.blockDim.x)
-    held = cuda.shared.array(SHARED, sum_type)
+    shared = cuda.shared.array(SHARED, sum_type)
     c_of = cuda.shared.array(RADIX, sum_type)
     $clear_sums
     while n < last:
@@ -132,11 +134,11 @@ def clipped(table, tensors, chunks_table, count, pitch, each, rows, weights, mos
             total = zero
             square = zero
             for k in range(count):
-                square = square + held[SQUARES + (thread * count + k) * WIDTH]
+                square = square + shared[SQUARES + (thread * count + k) * WIDTH]
                 if load_int64(chunks_table + k * CHUNK_BYTES, 5) != 0:
                     total = total + square
                     square = zero
-            c_of[thread] = result_of(total, most, weights, n + thread)
+            c_of[thread] = result_of(total, max_norm, weights, n + thread)
         cuda.syncthreads()
         $add_samples
         cuda.syncthreads()
@@ -150,7 +152,7 @@ def clipped(table, tensors, chunks_table, count, pitch, each, rows, weights, mos
         j = np.int64(thread)
         while j < columns:
             place = load_int64(row, 1) + j // WIDTH * WIDTH + j % LANES * (WIDTH // LANES) + j % WIDTH // LANES
-            store_sum(out, node * columns + j, held[place])
+            store_sum(out, node * columns + j, shared[place])
             j += threads
 """
 
@@ -166,7 +168,7 @@ def _add_rows(sums):
 
 
 @cache
-def kernel(device, g_dtype):
+def kernel(device: str, g_dtype: str) -> Compiled:
     """The kernel that clips samples of this dtype."""
     name, sums = stem("clipped", g_dtype), memory.accumulator(g_dtype)
     if device == "cpu":
@@ -186,7 +188,7 @@ def kernel(device, g_dtype):
     add, share = [], []
     for first in range(0, count, together):
         # What is read beyond a sample's places is never stored.
-        adds = [f"s{k} = fma(c, held[at + {k} * threads], s{k})" for k in range(first, first + together)]
+        adds = [f"s{k} = fma(c, shared[at + {k} * threads], s{k})" for k in range(first, first + together)]
         add += [
             f"if {first} * threads < pitch:",
             "    at = thread",
@@ -195,7 +197,7 @@ def kernel(device, g_dtype):
         ]
         add += [*(f"        {line}" for line in adds), "        at += np.int32(pitch)"]
         share += [
-            f"if {k} * threads < pitch: held[{k} * threads + thread] = s{k}" for k in range(first, first + together)
+            f"if {k} * threads < pitch: shared[{k} * threads + thread] = s{k}" for k in range(first, first + together)
         ]
     parts = {
         "functions": functions,
@@ -218,7 +220,7 @@ def _sums(size):
 class Clipped:
     """The nodes of clipped samples of a dtype, whose tensors have these numbers of columns."""
 
-    def __init__(self, device, xp, g_dtype, columns):
+    def __init__(self, device: str, xp: ModuleType, g_dtype: str, columns: tuple[int, ...]) -> None:
         self.device, self.g_dtype, self.columns = device, g_dtype, columns
         self.sums = memory.accumulator(g_dtype)
         self.size = memory.itemsize(self.sums)
@@ -235,7 +237,7 @@ class Clipped:
             self.widths = [-(-p // WIDTH) * WIDTH for p in columns]
             self.count = sum(-(-p // CHUNK) for p in columns)
 
-    def segment(self, rows):
+    def segment(self, rows: int) -> int | None:
         """Rows of a node that one piece of work adds up, or None where reading twice is better."""
         if self.device == "cuda":
             fits = sum(self.widths) <= min(CUDA_BYTES // self.size, _sums(self.size) * 2 * BLOCK)
@@ -249,22 +251,22 @@ class Clipped:
             segment *= RADIX
         return segment
 
-    def prepare(self, matrices, rows, outs, most, weights):
+    def prepare(self, matrices: list, rows: int, outs: list[int], max_norm: float, weights: int) -> Callable[[], None]:
         """The launch. outs: for each tensor, the address of a row of sums for each node."""
-        segment, most = self.segment(rows), np.dtype(self.sums).type(most)
+        segment, max_norm = self.segment(rows), np.dtype(self.sums).type(max_norm)
         compiled, lanes = kernel(self.device, self.g_dtype), simd.lanes(self.sums)
         if self.device == "cuda":
-            return self._cuda(compiled, matrices, rows, outs, most, weights)
+            return self._cuda(compiled, matrices, rows, outs, max_norm, weights)
         table = [(p, *m, out) for p, m, out in zip(self.columns, matrices, outs, strict=True)]
         self.table.set(np.array(table, np.int64))
         row_bytes = sum(self.columns) * memory.itemsize(self.g_dtype)
         group = max(1, min(segment, CPU_BYTES // max(1, row_bytes)))
         width = sum(-(-p // lanes) * lanes for p in self.columns)
-        args = (self.table.address, len(self.columns), width, self.job.address, rows, segment, group, weights, most)
+        args = (self.table.address, len(self.columns), width, self.job.address, rows, segment, group, weights, max_norm)
         scratch = (int(self.row[-1]) + group + levels(min(rows, segment)) * width) * self.size
-        return threads.Launch(compiled, args, -(-rows // segment), rows * row_bytes, scratch)
+        return threads.Launch(compiled, args, -(-rows // segment), rows * row_bytes, scratch, keeps=self)
 
-    def _cuda(self, compiled, matrices, rows, outs, most, weights):
+    def _cuda(self, compiled, matrices, rows, outs, max_norm, weights):
         places = np.cumsum([0, *self.widths])
         pitch = int(places[-1])
         table = [(p, place, out) for p, place, out in zip(self.columns, places, outs, strict=False)]
@@ -278,5 +280,5 @@ class Clipped:
         each = min(RADIX, CUDA_BYTES // (self.size * pitch), CUDA_SQUARES // (WIDTH * self.size * self.count))
         each = -(-RADIX // -(-RADIX // each))  # as many each time
         block = BLOCK if pitch <= _sums(self.size) * BLOCK else 2 * BLOCK
-        args = (self.table.address, len(table), self.chunks.address, self.count, pitch, each, rows, weights, most)
-        return compiled.prepare(-(-rows // RADIX), block, *args)
+        args = (self.table.address, len(table), self.chunks.address, self.count, pitch, each, rows, weights, max_norm)
+        return compiled.prepare(-(-rows // RADIX), block, *args, keeps=self)

@@ -10,6 +10,7 @@ What either stores is S * scale and M / divisor: the mean and the variance, at t
 """
 
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -226,7 +227,7 @@ def _cuda_rows(dtype, lanes, vector):
 
 
 @cache
-def kernels(device, g_dtype):
+def kernels(device: str, g_dtype: str) -> ModuleType:
     """The module with the kernels `fold` (rows of G, of g_dtype) and `merge` (nodes)."""
     sums = memory.accumulator(g_dtype)
     constants = {
@@ -267,35 +268,40 @@ def kernels(device, g_dtype):
     return module(stem("moments", g_dtype), device, CUDA, parts, constants)
 
 
-def moments(device, xp, g_dtype, rows, columns, G, stride, mean, variance):
+def moments(
+    device: str, xp: ModuleType, g_dtype: str, rows: int, columns: int, G: int, stride: int, mean: int, variance: int
+) -> None:
     """mean and variance, addresses, <- those of the rows of G. The variance of fewer than two rows is NaN."""
     compiled, sums = kernels(device, g_dtype), np.dtype(memory.accumulator(g_dtype))
     kernel, source, nodes, each = compiled.fold, (G, stride), max(1, -(-rows // SEGMENT)), SEGMENT
+    prepare, below, above = _cpu_launch if device == "cpu" else _cuda_launch, None, None
     while True:
         target, factors = (mean, variance), (1 / max(rows, 1), max(rows - 1, 0))
         if nodes > 1:
-            held = xp.empty((2, nodes, columns), sums)
-            target, factors = (address_of(held), address_of(held[1])), (1, 1)
+            above = xp.empty((2, nodes, columns), sums)
+            target, factors = (address_of(above), address_of(above[1])), (1, 1)
         ends = *target, *map(sums.type, factors)
-        (_on_cpu if device == "cpu" else _on_cuda)(kernel, source, nodes, rows, columns, ends, g_dtype)
+        launch = prepare(kernel, source, nodes, rows, columns, ends, g_dtype, keeps=(below, above))
+        launch()
         if nodes == 1:
             return
         kernel, source, nodes, each = compiled.merge, (target[0], each, nodes), -(-nodes // RADIX), each * RADIX
-        below = held  # noqa: F841  kept until its parents are made
+        below = above
 
 
-def _on_cpu(kernel, source, nodes, rows, columns, ends, g_dtype):
+def _cpu_launch(kernel, source, nodes, rows, columns, ends, g_dtype, keeps):
     tile = max(min(-(-columns // (4 * threads.num_threads())), CPU_TILE), CPU_NARROWEST)
     nbytes = rows * columns * memory.itemsize(g_dtype)
     scratch_bytes = 4 * tile * memory.itemsize(memory.accumulator(g_dtype))
-    threads.run(kernel, (*source, rows, columns, tile, *ends), nodes * -(-columns // tile), nbytes, scratch_bytes)
+    args = (*source, rows, columns, tile, *ends)
+    return threads.Launch(kernel, args, nodes * -(-columns // tile), nbytes, scratch_bytes, keeps)
 
 
-def _on_cuda(kernel, source, nodes, rows, columns, ends, g_dtype):
+def _cuda_launch(kernel, source, nodes, rows, columns, ends, g_dtype, keeps):
     blocks, block = -(-nodes * columns // BLOCK), BLOCK
     if len(source) == 2:  # the rows of G, not nodes
         lanes = lanes_of({g_dtype})
         sum_bytes = memory.itemsize(memory.accumulator(g_dtype))
         block = split_cuda((columns,), rows, lanes, 2 * sum_bytes, BLOCK).block
         blocks = nodes * -(-columns // (block[0] * lanes))
-    kernel.launch(blocks, block, *source, rows, columns, *ends)
+    return kernel.prepare(blocks, block, *source, rows, columns, *ends, keeps=keeps)

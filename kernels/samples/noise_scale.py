@@ -1,11 +1,13 @@
 """The gradient noise scale of a batch, from the mean and the variance of its samples: sums over all their elements.
 
-trace is the sum of the variances, square that of the squares of the means, both in the tree of norms.py, for all
+trace is the sum of the variances, square that of the squares of the means, both in the tree of tensor_norms.py, for all
 tensors together. `table` holds a row a tensor: its size, the addresses of mean and variance; `context` the number of
 samples and where the scale goes.
 """
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from types import ModuleType
 
 import numpy as np
 
@@ -53,7 +55,7 @@ def _added(before, mean, variance):
 
 
 @cache
-def kernels(device, sums):
+def kernels(device: str, sums: str) -> ModuleType:
     """The module with the kernel `norms`, of means and variances of this dtype, and on the CPU `finish`."""
     constants = {
         "SQUARES": len(SUMS),
@@ -112,13 +114,25 @@ def kernels(device, sums):
     return module(stem("noise", sums), device, CUDA, parts, constants)
 
 
-_tree = lru_cache(maxsize=8)(lambda sizes: Tree(sizes, joint=True))
+@lru_cache(maxsize=8)
+def _tree(sizes):
+    return Tree(sizes, joint=True)
 
 
 class Noise:
     """The tables of tensors of these sizes, laid out before anything is launched, since sending them may wait."""
 
-    def __init__(self, device, xp, sums, rows, sizes, means, variances, out):
+    def __init__(
+        self,
+        device: str,
+        xp: ModuleType,
+        sums: str,
+        rows: int,
+        sizes: Sequence[int],
+        means: Sequence[int],
+        variances: Sequence[int],
+        out: int,
+    ) -> None:
         tree = _tree(tuple(sizes))
         self.device, self.sums, self.nbytes = device, sums, 2 * sum(sizes) * memory.itemsize(sums)
         self.roots, self.counter = xp.empty(2 * tree.places, sums), xp.zeros(1, np.int32)
@@ -127,7 +141,7 @@ class Noise:
         at = address_of(self.roots), self.nodes.address, address_of(self.counter)
         self.job, self.context = Buffer(xp, tree.job(*at, len(tree.items))), Buffer(xp, np.array([rows, out], np.int64))
 
-    def launch(self):
+    def launch(self) -> None:
         """The scale of what the means and variances hold by then; on CUDA it does not wait."""
         compiled, count = kernels(self.device, self.sums), len(self.items)
         args = (self.table.address, self.items.address, self.job.address, self.context.address)

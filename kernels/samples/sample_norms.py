@@ -1,11 +1,13 @@
-"""Norms of the samples of a batch, each over all its tensors, in the tree of norms.py, or the factors that clip them.
+"""Norms of the samples of a batch, each over all its tensors, in the tree of norm_tree.py, or the factors that clip.
 
 A sample's sums of squares of up to 32 chunks, the `items` of norm_tree.py, and of the nodes above lie `pitch` apart.
 `job` is the address of a row: address and number of items, of nodes, the place of the root, the number of places.
 `table` holds a row a tensor: number of columns, address of G, G's row stride in elements.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -28,8 +30,8 @@ NORM = "result = sqrt(square)"
 FACTOR = """
 norm = sqrt(square)
 result = one
-if not norm <= most:
-    result = most / norm + (norm - norm)
+if not norm <= max_norm:
+    result = max_norm / norm + (norm - norm)
 if weights != 0:
     result = result * load_sum(weights, n)
 """.strip()
@@ -47,7 +49,7 @@ def square_of(job, sums, pitch):
     return load_sum(sums, load_int64(job, 4) * pitch)
 
 @device
-def result_of(square, most, weights, n):
+def result_of(square, max_norm, weights, n):
     $result
     return result
 """
@@ -91,24 +93,24 @@ def squares(table, job, sums, scratch, first, last):
         store_sum(sums, place, square_of_item(table, items, k, n))
 
 @jit(CODE, "void(int64, int64, int64, int64, $sums, int64, int64, int64)")
-def finish(job, sums, out, weights, most, scratch, first, last):
+def finish(job, sums, out, weights, max_norm, scratch, first, last):
     for n in range(first, last):
         square = square_of(job, sums + n * load_int64(job, 5) * SIZE, 1)
-        store_sum(out, n, result_of(square, most, weights, n))
+        store_sum(out, n, result_of(square, max_norm, weights, n))
 """
 
 CUDA = """
 $functions
 
 @jit("int64 int64 int64 int64 int64 int64 int64 int64 int64 int64 $sums", NAME, CODE, RESIDENT)
-def norms(table, job, sums, counters, rows, each, parts, wanted, out, weights, most):
+def norms(table, job, sums, counters, rows, each, parts, wanted, out, weights, max_norm):
     # A block takes `each` rows, and of their items every parts-th.
     group = cuda.blockIdx.x // parts
     first_row = np.int64(group * each)
     samples = np.int32(min(each, rows - first_row))
     thread = np.int32(cuda.threadIdx.x)
     threads = np.int32(cuda.blockDim.x)
-    held = cuda.shared.array(SHARED, sum_type)
+    shared = cuda.shared.array(SHARED, sum_type)
     arrived = cuda.shared.array(1, np.int32)
     items = load_int64(job, 0)
     item = cuda.blockIdx.x % parts
@@ -135,7 +137,7 @@ def norms(table, job, sums, counters, rows, each, parts, wanted, out, weights, m
         if thread < samples:
             total = zero
             for k in range(count):
-                total = total + held[(thread * count + k) * WIDTH]
+                total = total + shared[(thread * count + k) * WIDTH]
             store_sum(sums, load_int64(items, 3 * item + 2) * rows + first_row + thread, total)
         cuda.syncthreads()
         item += parts
@@ -153,7 +155,7 @@ def norms(table, job, sums, counters, rows, each, parts, wanted, out, weights, m
             return
     if thread < samples:
         n = first_row + thread
-        store_sum(out, n, result_of(square_of(job, sums + n * SIZE, rows), most, weights, n))
+        store_sum(out, n, result_of(square_of(job, sums + n * SIZE, rows), max_norm, weights, n))
 """
 
 # Lanes of all chunks are added by halving; the sum of a chunk is then in its first.
@@ -165,13 +167,13 @@ while bits > 0:
     task = thread
     while task < chunks << bits:
         at_lane = SQUARES + (task >> bits) * WIDTH + (task & ((1 << bits) - 1))
-        held[at_lane] = held[at_lane] + held[at_lane + (1 << bits)]
+        shared[at_lane] = shared[at_lane] + shared[at_lane + (1 << bits)]
         task += threads
     cuda.syncthreads()
 """.strip()
 
 
-def cpu_functions(g_dtype, clips):
+def cpu_functions(g_dtype: str, clips: bool) -> tuple[str, dict]:
     """Text of square_of_item, for G of this dtype, square_of and result_of, and the constants that they need."""
     sums = memory.accumulator(g_dtype)
     each = simd.lanes(sums)
@@ -194,7 +196,7 @@ def cpu_functions(g_dtype, clips):
     return text + _fold(clips), _constants(g_dtype) | constants
 
 
-def cuda_functions(g_dtype, clips):
+def cuda_functions(g_dtype: str, clips: bool) -> tuple[str, dict]:
     """The same for a block: text of square_of and result_of, and constants."""
     constants = {"LANES": lanes_of({g_dtype}), "WIDTH_BITS": WIDTH.bit_length() - 1, "RESIDENT": RESIDENT}
     constants["sum_type"] = f"np.{memory.accumulator(g_dtype)}"
@@ -212,17 +214,17 @@ def _constants(g_dtype, lanes=None):
     return constants | accessors({g_dtype}, sums, lanes) | {"load_g": f"load_{g_dtype}"}
 
 
-def add_lanes(g_dtype, lanes, keep=False):
+def add_lanes(g_dtype: str, lanes: int, keep: bool = False) -> str:
     """Text in which a thread adds the squares of its lanes of a chunk, the first `high` elements from index `at` on.
 
-    keep: the values are kept in shared memory, from place `put` on, lane k of all threads side by side.
+    keep: the values stay in shared memory, from place `put` on, lane k of all threads side by side.
     """
 
     def put(row, k, value):
-        return [f"held[put + {row * WIDTH + k * (WIDTH // lanes)}] = {value}"] if keep else []
+        return [f"shared[put + {row * WIDTH + k * (WIDTH // lanes)}] = {value}"] if keep else []
 
     def move(rows):
-        return [f"i += {rows} * WIDTH", *[f"put += {rows} * WIDTH"] * keep]
+        return [f"i += {rows} * WIDTH", *([f"put += {rows} * WIDTH"] if keep else [])]
 
     lines = [f"q{k} = zero" for k in range(lanes)] + ["i = lane", "if is_vector:"]
     for rows in CUDA_ROWS:
@@ -237,11 +239,11 @@ def add_lanes(g_dtype, lanes, keep=False):
         loop = [f"x = load_{g_dtype}(G_at, at + i + {k})", *put(0, k, "x"), f"q{k} = fma(x, x, q{k})"]
         lines += [f"    if i + {k} < high:", *(f"        {line}" for line in loop)]
     lines += [f"    {line}" for line in move(1)]
-    return "\n".join(lines + [f"held[SQUARES + chunk * WIDTH + lane + {k}] = q{k}" for k in range(lanes)])
+    return "\n".join(lines + [f"shared[SQUARES + chunk * WIDTH + lane + {k}] = q{k}" for k in range(lanes)])
 
 
 @cache
-def kernels(device, g_dtype, clips=False):
+def kernels(device: str, g_dtype: str, clips: bool = False) -> ModuleType:
     """The module of the norms of samples of this dtype, or of the factors, times weights, that clip them.
 
     It has `norms`, or on the CPU `squares` and, after the last of the launches that share a job, `finish`.
@@ -256,7 +258,7 @@ def kernels(device, g_dtype, clips=False):
     return module(name, device, CPU if on_cpu else CUDA, parts, constants)
 
 
-def tree_row(tree, items, nodes):
+def tree_row(tree: Tree, items: Buffer, nodes: Buffer) -> np.ndarray:
     """The row that kernels call `job`. A single item is the root itself."""
     places = -(-max(tree.places, 1) // 16) * 16  # whole cache lines
     root = tree.roots[0] if len(nodes) else 0
@@ -266,7 +268,9 @@ def tree_row(tree, items, nodes):
 class SampleNorms:
     """Norms of samples whose tensors have these dtypes and numbers of columns; clips: the factors that clip them."""
 
-    def __init__(self, device, xp, dtypes, columns, clips=False):
+    def __init__(
+        self, device: str, xp: ModuleType, dtypes: Sequence[str], columns: Sequence[int], clips: bool = False
+    ) -> None:
         self.device, self.xp, self.clips, self.columns = device, xp, clips, columns
         self.sums = memory.accumulator(dtypes[0]) if dtypes else "float32"
         self.scratch, self.counters, tree = Scratch(xp), Counters(xp), Tree(columns, joint=True)
@@ -274,23 +278,25 @@ class SampleNorms:
         self.parts = []  # (dtype, tensors, table, items, job) of each launch
         for dtype in dict.fromkeys(dtypes or ("float32",)):
             tensors = [k for k, d in enumerate(dtypes) if d == dtype]
-            items = tree.items[np.isin(tree.items[:, 0], tensors)].copy()
-            items[:, 0] = np.searchsorted(tensors, items[:, 0])
-            items = Buffer(xp, items)
+            places = tree.items[np.isin(tree.items[:, 0], tensors)].copy()
+            places[:, 0] = np.searchsorted(tensors, places[:, 0])
+            items = Buffer(xp, places)
             row = tree_row(tree, items, nodes)
             self.parts.append((dtype, tensors, Buffer(xp), items, Buffer(xp, row), nodes))
         self.places = int(row[-1])
 
-    def prepare(self, matrices, rows, out, most=0, weights=0):
-        """The launches, which own the memory that they work in.
+    def prepare(
+        self, matrices: list, rows: int, out: int, max_norm: float = 0, weights: int = 0
+    ) -> list[Callable[[], None]]:
+        """The launches, which keep the memory that they work in.
 
         matrices: (address, row stride) of each. out: the address of a number for each sample.
 
-        most: what norms are clipped to; weights: the address of numbers that multiply the factors, or 0.
+        max_norm: what norms are clipped to; weights: the address of numbers that multiply the factors, or 0.
         """
         size, launches = memory.itemsize(self.sums), []
         sums = self.scratch.get("sums", rows * self.places * size)
-        most = np.dtype(self.sums).type(most)
+        max_norm = np.dtype(self.sums).type(max_norm)
         widest = max(1, min(RADIX, -(-max(self.columns, default=1) // CHUNK)))
         each = max(1, min(PASS // widest, rows // (CUDA_BLOCKS // 2)))
         groups = -(-rows // each)
@@ -300,13 +306,25 @@ class SampleNorms:
             table.set(np.array([(self.columns[k], *matrices[k]) for k in tensors], np.int64).reshape(-1, 3))
             module = kernels(self.device, dtype, self.clips)
             if self.device == "cuda":
-                args = (table.address, job.address, sums, counters, rows, each, parts, sum(counts), out, weights, most)
+                args = (
+                    table.address,
+                    job.address,
+                    sums,
+                    counters,
+                    rows,
+                    each,
+                    parts,
+                    sum(counts),
+                    out,
+                    weights,
+                    max_norm,
+                )
                 launches.append(module.norms.prepare(groups * parts, BLOCK, *args, counters=self.counters, keeps=self))
             else:
                 nbytes = rows * sum(self.columns[k] for k in tensors) * memory.itemsize(dtype)
                 args = table.address, job.address, sums
                 launches.append(threads.Launch(module.squares, args, rows * len(items), nbytes, keeps=self))
         if self.device == "cpu":
-            args, nbytes = (job.address, sums, out, weights, most), rows * self.places * size
+            args, nbytes = (job.address, sums, out, weights, max_norm), rows * self.places * size
             launches.append(threads.Launch(module.finish, args, rows, nbytes, keeps=self))
         return launches

@@ -306,7 +306,7 @@ def test_counters_that_were_left_wrong_are_found(stream):
     w, G = cupy.zeros(3, "float32"), cupy.ones((33_000, 3), "float32")
     run = gdgpu.Momentum(w, lr=0.1).bind_samples(G)
     run()
-    [launch] = [launch for launch in run._launches.parts.values() if isinstance(launch, launches.Samples)]
+    [launch] = [launch for launch in run._launches.laid_out.values() if isinstance(launch, launches.Samples)]
     counters = launch.reduction.counters
     for _ in range(2 * buffers.LAUNCHES):
         run()

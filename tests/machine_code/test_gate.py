@@ -72,7 +72,8 @@ def test_catalogue_has_every_rule_and_dtype():
     families |= {"lars_norms", "lamb_norms", "momentum_joint_norm"}
     assert {f"{name}.{dtype}" for name in families for dtype in DTYPES} <= labels
     fused = {f"reduce_update_{rule.name}" for rule in RULES.values() if not rule.norm}
-    assert {f"{name}.float32" for name in fused | {"momentum_nesterov", "adam_codes", "momentum_around"}} <= labels
+    variants = {"momentum_nesterov", "adam_codes", "momentum_step_options"}
+    assert {f"{name}.float32" for name in fused | variants} <= labels
 
 
 def bad_kernel(body):

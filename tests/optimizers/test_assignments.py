@@ -1,13 +1,10 @@
 """What may be assigned, and what continues with the state: everything else is refused, and nothing changes."""
 
-import inspect
-
 import numpy as np
 import pytest
 
 import gdgpu
 from gdgpu import checkpoint
-from support.optimizers import OPTIMIZERS, class_of, make
 
 KINDS = {
     "plain": (gdgpu.SGD, {}),
@@ -52,30 +49,6 @@ def test_steps_are_an_int_whatever_counted_them(kind, steps, tmp_path):
     assert other.steps == steps
     other.load_state_dict(optimizer.state_dict() | {"steps": np.int64(3)})
     assert other.steps == 3
-
-
-@pytest.mark.parametrize("row", OPTIMIZERS)
-def test_an_assignment_that_would_do_nothing(row):
-    optimizer = make(row, np.ones(3, np.float32), lr=0.5)
-    group, taken = optimizer.groups[0], inspect.signature(class_of(row)).parameters
-    hyper = [name for name in taken if name not in ("params", "lr", "common")]
-    for name in (*hyper, "params", "groups", "kernel_device", "ema", "state", "weightdecay"):
-        with pytest.raises(AttributeError, match=name):
-            setattr(optimizer, name, 0.25)
-    for name in hyper:
-        with pytest.raises(AttributeError, match=name):
-            setattr(group, name, 0.25)
-    optimizer.lr = group.lr = 0.25
-    assert optimizer.lr == group.lr == 0.25
-
-
-def test_a_users_own_rule_is_assigned_as_little():
-    @gdgpu.rule(momentum=0.5)
-    def plain(w, g, lr, momentum):
-        return w - lr * momentum * g
-
-    with pytest.raises(AttributeError, match="momentum"):
-        plain(np.ones(3), lr=0.5).momentum = 0.25
 
 
 def test_the_count_of_an_accumulator_is_its_own():

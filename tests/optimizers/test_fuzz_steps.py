@@ -107,7 +107,7 @@ class Run:
         return {name: w for name, on in (("master", self.case.master), ("ema", self.case.ema)) if on}
 
     def _new(self, k):
-        names = self.optimizer.groups[k // 2].rule.state
+        names = self.optimizer._engine.parts[k // 2].rule.state
         first = self.hyper[k].get("initial_accumulator_value", 0.0)
         new = {n: bounded.Bounded(np.full(SHAPES[k], first), first * self.case.unit, self.case.unit) for n in names}
         return {n: stored(x, self.case.kind_of(n)) for n, x in new.items()}

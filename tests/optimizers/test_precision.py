@@ -82,7 +82,7 @@ def test_each_step_is_float32s_with_its_new_state_rounded(label, state_dtype):
     params = placed(SIZES, 1)
     expected = placed(SIZES, 1)
     one, other = make(label, params, state_dtype=state_dtype), make(label, expected)
-    rule = one.groups[0].rule
+    rule = one._engine.parts[0].rule
     for step in range(4):
         other.load_state_dict(one.state_dict())
         grads, old = placed(SIZES, 10 * step), copies(params)
@@ -153,7 +153,9 @@ def test_bytes_of_state(label, state_dtype):
     n = 256 * 40
     optimizer = make(label, arrays(((n,),), ["float32"], 1), state_dtype=state_dtype)
     each = {"bfloat16": 2, "uint8": 1 + 4 / 256}[state_dtype]
-    assert [state.array.nbytes for state in optimizer._state[0]] == [n * each] * len(optimizer.groups[0].rule.state)
+    assert [state.array.nbytes for state in optimizer._engine.state[0]] == [n * each] * len(
+        optimizer._engine.parts[0].rule.state
+    )
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_there_and_back_keeps_every_bit(case, dtype, torch):
         assert_same_bits(again.state_dict()["state"][name], array)
 
 
-CARRYING = [case for case in CASES if class_of(case)(np.ones(1), 0.1, **CASES[case]).groups[0].rule.carried]
+CARRYING = [case for case in CASES if class_of(case)(np.ones(1), 0.1, **CASES[case])._engine.parts[0].rule.carried]
 
 
 @pytest.mark.parametrize("case", [case for case in CARRYING if not case.startswith("SGD")])
@@ -156,10 +156,10 @@ def test_running_products_are_those_of_the_rule(case, torch):
     """By applying the rule's own step function, in Python; for each group with its own hyperparameters."""
     ours = class_of(case)([{"params": np.ones(3)}, {"params": np.ones(3, np.float32), "lr": 0.3}], 0.1, **CASES[case])
     expected = {}
-    for group, sums in zip(ours.groups, ("float64", "float32"), strict=True):
-        rule, carried = group.rule, list(group.rule.carried.values())
+    for part, lr, sums in zip(ours._engine.parts, (0.1, 0.3), ("float64", "float32"), strict=True):
+        rule, carried = part.rule, list(part.rule.carried.values())
         for _ in range(700):
-            taken = dict(zip(rule.carried, carried, strict=True)) | {"lr": group.lr} | group.hyper
+            taken = dict(zip(rule.carried, carried, strict=True)) | {"lr": lr} | part.numbers
             carried = rule.step(*(taken[name] for name in rule.taken))[: len(carried)]
         expected[f"{rule.name}/{sums}"] = [list(carried)]
     saved = ours.state_dict(torch=True)

@@ -248,7 +248,7 @@ def used(kind):
     optimizer.bind_samples([G, G])()
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.step([g, g])
-    return optimizer, [w, *(state.array for states in optimizer._state for state in states)]
+    return optimizer, [w, *(state.array for states in optimizer._engine.state for state in states)]
 
 
 @pytest.mark.parametrize("kind", ("SGD", "Adam", "LAMB", "uint8", "ema", "accumulator", "linear", "mlp"))

@@ -50,7 +50,7 @@ def make(label, params, lr=0.1, **own):
 
 def rule_of(label):
     """The rule that the optimizer of this label uses."""
-    return make(label, np.ones(1)).groups[0].rule
+    return make(label, np.ones(1))._engine.parts[0].rule
 
 
 def deciding(arguments):
@@ -65,8 +65,8 @@ def schedule(steps):
 
 def snapshot(optimizer):
     """Everything that a step, an assignment or loading may change; arrays as bytes, state as it is held."""
-    params = [np.asarray(v.owner).tobytes() for v in optimizer._views]
-    state = [[held.array.tobytes() for held in states] for states in optimizer._state]
-    products = {s.key: s.carried.tolist() for s in optimizer._scalars.values() if s.rule.carried}
+    params = [np.asarray(v.owner).tobytes() for v in optimizer._engine.views]
+    state = [[held.array.tobytes() for held in states] for states in optimizer._engine.state]
+    products = {s.key: s.carried.tolist() for s in optimizer._engine.scalars.values() if s.rule.carried}
     rates = [group.lr for group in optimizer.groups]
     return params, state, products, optimizer.steps, rates, optimizer.state_dict()["hyper"]

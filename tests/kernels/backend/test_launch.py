@@ -46,7 +46,7 @@ def test_a_step_is_one_launch_of_a_table_of_addresses(count, stub):
     for k in range(count):
         n, scalars, w, g, velocity = row_of(table, k, 5)
         assert (n, w, g) == (params[k].size, params[k].ctypes.data, grads[k].ctypes.data)
-        assert velocity == optimizer._state[k][0].address
+        assert velocity == optimizer._engine.state[k][0].address
         lr, momentum, decay = np.ctypeslib.as_array((ctypes.c_float * 3).from_address(int(scalars)))
         assert (lr, momentum, decay) == (0.5 if k < 3 else 0.25, np.float32(0.9), 0)
         assert row_of(items, k, 2) == [k, 0] and n <= chunk

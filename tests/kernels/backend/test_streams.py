@@ -181,7 +181,7 @@ def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):
     """A copy that a graph records has not run when state_dict returns."""
     optimizer, g = gdgpu.Adam(np.zeros(4, np.float16), 0.1, rounding="stochastic"), np.ones(4, np.float16)
     optimizer.step(g)
-    before = optimizer.steps, optimizer._version, optimizer.lr
+    before = optimizer.steps, optimizer._engine.version, optimizer.lr
     if call is CALLS["load_state_dict"]:
         saved = optimizer.state_dict()
         call = lambda optimizer, g: optimizer.load_state_dict(saved)  # noqa: E731
@@ -189,7 +189,7 @@ def test_what_a_graph_would_repeat_or_never_run_is_refused(call, stub):
     with pytest.raises(RuntimeError, match="CUDA graph"):
         call(optimizer, g)
     stub.current_stream().capturing = False
-    assert (optimizer.steps, optimizer._version, optimizer.lr) == before
+    assert (optimizer.steps, optimizer._engine.version, optimizer.lr) == before
 
 
 def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):

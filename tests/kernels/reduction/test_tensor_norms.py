@@ -34,7 +34,7 @@ def clipped(grads, clip_norm=C):
     params = [np.zeros_like(g) for g in grads]
     optimizer = gdgpu.SGD(params, 1.0)
     optimizer.step(grads, clip_norm=clip_norm)
-    clip = optimizer._launches.parts["clip"]
+    clip = optimizer._engine.launches.laid_out["clip"]
     [root] = clip.tree.roots
     return params, clip.sums_of_squares[root], clip.factor[0]
 
