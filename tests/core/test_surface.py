@@ -85,7 +85,6 @@ def test_a_script_with_all_that_is_public_runs(python, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.xfail(strict=False, reason="rule and flatten do not say their types yet")
 def test_a_type_checker_finds_nothing_in_such_a_script(tmp_path):
     """In the folders that an installed package has: kernels lie inside."""
     pytest.importorskip("mypy", reason="mypy is not installed: pip install mypy")

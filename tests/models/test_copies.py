@@ -109,8 +109,6 @@ def test_params_are_one_dict_wherever_they_are_named_in_a_structure(duplicate):
 @pytest.mark.parametrize("duplicate", COPIES)
 @pytest.mark.parametrize("name", ["huber", "mlp"])
 def test_a_pair_goes_on_together(name, duplicate, order):
-    if "__reduce__" not in vars(gdgpu.Optimizer):
-        pytest.skip("optimizers have no copies yet")
     model = MODELS[name]()
     optimizer = gdgpu.Adam(model.params, lr=0.01)
     trained(model, optimizer)

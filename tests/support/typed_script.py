@@ -43,6 +43,8 @@ def optimize(params: dict[str, Array], grads: dict[str, Array]) -> list[gdgpu.Op
     run = made[1].bind(grads)
     run()
     made[-1].lr, made[-1].groups[1].lr = 0.5, 0.25
+    sgd = gdgpu.SGD(params, lr=0.1)
+    sgd.momentum, sgd.groups[0].momentum = 0.5, 0.25
     average: Array = made[5].ema["weight"]
     print(made[1].steps, made[0].current()["momentum"], average.shape, [o.name for o in made])
     return made
