@@ -42,8 +42,8 @@ def save(figure, draw, frames, folder, name, fps=10):
     draw(frames[-1])
     figure.savefig(folder / f"{name}.png", dpi=160, pil_kwargs={"optimize": True})
     figure.set_layout_engine("none")  # as it is now in every frame
-    held = [*frames, *[frames[-1]] * (2 * fps)]  # two seconds
-    FuncAnimation(figure, draw, held).save(folder / f"{name}.gif", PillowWriter(fps), dpi=100)
+    shown = [*frames, *[frames[-1]] * (2 * fps)]  # two seconds
+    FuncAnimation(figure, draw, shown).save(folder / f"{name}.gif", PillowWriter(fps), dpi=100)
     print(f"pictures: {folder / name}.png, {folder / name}.gif")
 
 

@@ -29,15 +29,15 @@ def noise_scale(model, X, t, batch_size=64, count=50):
     return trace / square  # of sums: the mean of the batches' ratios is biased
 
 
-def descend(X, t, target, batch_size, lr, most=1000):
-    """(steps until the loss over all samples is below target, at most `most`; the model)."""
+def descend(X, t, target, batch_size, lr, max_steps=1000):
+    """(steps until the loss over all samples is below target, at most `max_steps`; the model)."""
     model = gdgpu.models.SoftmaxRegression(X.shape[1], 10, device="cpu")
     optimizer = gdgpu.SGD(model.params, lr)
-    for step, rows in enumerate(draws(len(X), batch_size, most)):
+    for step, rows in enumerate(draws(len(X), batch_size, max_steps)):
         if model.loss(X, t) < target:
             return step, model
         model.step(X[rows], t[rows], optimizer)
-    return most, model
+    return max_steps, model
 
 
 def main(ratios=(4, 1, 1 / 4, 1 / 16), target=0.1, halfway=0.3, rates=(0.8, 1.6, 3.2, 6.4, 12.8)):
@@ -49,7 +49,7 @@ def main(ratios=(4, 1, 1 / 4, 1 / 16), target=0.1, halfway=0.3, rates=(0.8, 1.6,
     for size in (max(1, round(ratio * scale)) for ratio in ratios):
         steps[size] = 1000
         for lr in rates:
-            steps[size], _ = descend(X, t, target, size, lr, most=steps[size])
+            steps[size], _ = descend(X, t, target, size, lr, max_steps=steps[size])
         least = steps[max(steps)] / (1 + scale / max(steps))  # so that the largest batch is as predicted
         print(f"{size:6} {steps[size]:7} {least * (1 + scale / size):11.0f} {size * steps[size]:9}")
     return scale, steps

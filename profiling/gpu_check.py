@@ -188,7 +188,7 @@ def whole(record, stages, end, arguments, peers):
     if folder:
         answers = folder / gpu_prepare.ANSWERS
         os.environ |= gpu_prepare.environment(folder)
-    held, last = set(gpu_prepare.carried(folder)) if folder else None, min(end, time.monotonic() + 3 * SMOKE)
+    prepared, last = set(gpu_prepare.carried(folder)) if folder else None, min(end, time.monotonic() + 3 * SMOKE)
     with ThreadPoolExecutor(1) as pool:
         looked = pool.submit(missing, folder, "sweep" in arguments.stages, last) if folder else None
         ended = smoke(record, last)
@@ -204,7 +204,7 @@ def whole(record, stages, end, arguments, peers):
             record.put("stopped", why)
         return _refuse(why, status)
     check(record, stages, end, gpu_stages.Setting(peers, answers), Console(stderr=True))
-    compiled = len(set(gpu_prepare.carried(folder)) - held) if folder else None
+    compiled = len(set(gpu_prepare.carried(folder)) - prepared) if folder else None
     record.change(lambda report: report.update(compiled=compiled, may_compile=arguments.compile))
     return conclude(record)
 

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from gpu import ROOT
+
 NAME = "profiling/gpu_prepare.py"
 ARCHITECTURE = "9.0"
 ANSWERS = "bits-cpu.npz"
@@ -102,9 +103,9 @@ def verify(given: argparse.Namespace) -> int:
     done = gpu_work.launch(work, arch, given.jobs, environment(given.directory), compiles=False)
     for name, reason in done.failed.items():
         print(f"{NAME}: {name}: {reason}", file=sys.stderr)
-    held = {path.name: hash_of(path) for path in carried(given.directory)}
+    found = {path.name: hash_of(path) for path in carried(given.directory)}
     is_same = manifest.get("complete") and manifest["sources"] == sources()
-    whole = bool(is_same and manifest["files"].items() <= held.items())  # what was compiled since does no harm
+    whole = bool(is_same and manifest["files"].items() <= found.items())  # what was compiled since does no harm
     print(json.dumps({"kernels": len(done.asked), "missing": sorted(done.absent), "whole": whole}))
     return 0 if whole and not (done.absent or done.failed) else 1
 

@@ -1,4 +1,4 @@
-"""What is measured: a table of cases, and a function for each family of kernels.
+"""What is measured: the table of cases, their names and sizes. The families of kernels are in the files beside it.
 
 A family is a function of (arrays, size) that returns the bytes that a call must move, and {contender: maker}. A maker
 allocates what its library needs and returns the call; makers of contenders that nobody asked for are never called.
@@ -6,102 +6,26 @@ allocates what its library needs and returns the call; makers of contenders that
 
 import re
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from peers import Optimizer, compiled_sum, reader
+from peers import Optimizer
 
-import gdgpu
-from cases import models, samples
-from cases.optimizers import OPTIMIZERS
+from cases import models, reduction, samples
+from cases.optimizers import OPTIMIZERS, update
 
-OWN = ("usual_state", "usual")  # gdgpu's, for optimizers that store something more narrowly
+GDGPU_PEERS = ("usual_state", "usual")  # gdgpu's, for optimizers that store something more narrowly
 PEERS = {
-    "cpu": ("numpy", "torch", "torch_matvec", "sklearn", "sklearn_fit", "read", *OWN),
-    "cuda": ("cupy", "torch", "torch_compile", "torch_matvec", *OWN),
+    "cpu": ("numpy", "torch", "torch_matvec", "sklearn", "sklearn_fit", "read", *GDGPU_PEERS),
+    "cuda": ("cupy", "torch", "torch_compile", "torch_matvec", *GDGPU_PEERS),
 }
 KNOWN_PEERS = tuple(dict.fromkeys(peer for peers in PEERS.values() for peer in peers))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MIXED = 1 << 26  # elements of all the tensors of a size like 1000-mixed
 
-
-def update(arrays, counts, optimizer):
-    """A step on gradients in memory: reads w, g and the states, writes w and the states."""
-
-    def bound(optimizer):
-        return optimizer.bound(*arrays.parameters(counts, optimizer.gradients))
-
-    makers = {"gdgpu": partial(bound, optimizer)}
-    makers |= {name: partial(bound, usual) for name, usual in optimizer.usual().items()}
-    if optimizer.torch:
-        makers["torch"] = lambda: optimizer.torch_step(*arrays.tensors(counts))[0]
-    if optimizer.functional:
-        makers["torch_compile"] = lambda: optimizer.compiled_step(*arrays.tensors(counts))
-    if optimizer.kernel:
-        makers["cupy"] = lambda: optimizer.cupy_step(arrays, *arrays.parameters(counts))
-    return round(sum(counts) * optimizer.element_bytes(arrays)), makers
-
-
-def reduce(arrays, shape):
-    """The sum over the rows of a matrix: reads it, writes one row. All contenders read the same matrix."""
-    G, out = arrays.normal(*shape), arrays.xp.empty(shape[1], arrays.sums)
-    own = partial(G.sum, axis=0, dtype=arrays.sums, out=out)
-
-    def torch(sum_rows=lambda tensor, dtype: tensor.sum(0, dtype=dtype)):
-        return partial(sum_rows, arrays.tensor(G), arrays.tensor(out).dtype)
-
-    return G.nbytes + out.nbytes, {
-        "gdgpu": lambda: partial(gdgpu.reduce_samples, G, reduction="sum", out=out),
-        "torch": torch,
-        "torch_compile": lambda: torch(compiled_sum()),
-        "cupy": lambda: own,
-        "numpy": lambda: own,
-        "read": lambda: reader(G),
-    }
-
-
-def fused(arrays, shape, optimizer):
-    """The mean over the samples and a step with it, in one pass; peers take the mean, then the step."""
-    G, columns = arrays.normal(*shape), shape[1]
-    nbytes = G.nbytes + columns * 2 * (arrays.itemsize + optimizer.states * arrays.sums_itemsize)
-
-    def torch():
-        step, (w,) = optimizer.torch_step(*arrays.tensors([columns]))
-        tensor = arrays.tensor(G)
-
-        def run():
-            w.grad = tensor.mean(0)
-            step()
-
-        return run
-
-    def torch_compile():
-        params, _ = arrays.tensors([columns])
-        return optimizer.compiled_step(params, arrays.tensor(G), samples=True)
-
-    def cupy():
-        params, gradients = arrays.parameters([columns])
-        step = optimizer.cupy_step(arrays, params, gradients)
-
-        def run():
-            G.mean(axis=0, out=gradients[0])
-            step()
-
-        return run
-
-    return nbytes, {
-        "gdgpu": lambda: optimizer.bound(arrays.normal(columns), G, samples=True),
-        "torch": torch,
-        "torch_compile": torch_compile,
-        "cupy": cupy,
-        "read": lambda: reader(G),
-    }
-
-
 KINDS = {
     **{kind: (update, optimizer) for kind, optimizer in OPTIMIZERS.items()},
-    "reduce": (reduce,),
-    "reduce_update": (fused, OPTIMIZERS["momentum"]),
+    "reduce": (reduction.reduce,),
+    "reduce_update": (reduction.fused, OPTIMIZERS["momentum"]),
     "norms": (samples.norms,),
     "clip_update": (samples.clip, OPTIMIZERS["momentum"]),
     "statistics": (samples.statistics,),

@@ -67,7 +67,7 @@ def gradient(arrays, shape, kind, narrow=False):
     model = batch.model()
     weight, bias = model.params.values()
 
-    def own():
+    def plain():
         def run():
             x = X * xp.asarray(1 / 255, weight.dtype) if narrow else X
             z = x @ weight + bias
@@ -107,16 +107,16 @@ def gradient(arrays, shape, kind, narrow=False):
         return run
 
     def ours():
-        own = batch.model()
+        fresh = batch.model()
 
         def run():
-            loss, grads = own.gradient(X, t)
+            loss, grads = fresh.gradient(X, t)
             return loss, *grads.values()
 
         return run
 
     nbytes = X.nbytes + t.nbytes + 2 * weight.nbytes
-    return nbytes, {"gdgpu": ours, "numpy": own, "torch": torch, "cupy": own, "read": lambda: reader(X)}
+    return nbytes, {"gdgpu": ours, "numpy": plain, "torch": torch, "cupy": plain, "read": lambda: reader(X)}
 
 
 def epoch(arrays, shape):

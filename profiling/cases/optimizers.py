@@ -1,6 +1,7 @@
-"""The optimizers that are measured: a row each. A new one is a line: gdgpu's name, and how many states it keeps."""
+"""Cases of optimizers: a step of each. A new one is a line: gdgpu's name, and how many states it keeps."""
 
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 
 from peers import Optimizer
@@ -60,3 +61,20 @@ OPTIMIZERS |= {
     for kind in ("momentum", "adam")
     for suffix, stored in STORAGE.items()
 }
+
+
+def update(arrays, counts, optimizer):
+    """A step on gradients in memory: reads w, g and the states, writes w and the states."""
+
+    def bound(optimizer):
+        return optimizer.bound(*arrays.parameters(counts, optimizer.gradients))
+
+    makers = {"gdgpu": partial(bound, optimizer)}
+    makers |= {name: partial(bound, usual) for name, usual in optimizer.usual().items()}
+    if optimizer.torch:
+        makers["torch"] = lambda: optimizer.torch_step(*arrays.tensors(counts))[0]
+    if optimizer.functional:
+        makers["torch_compile"] = lambda: optimizer.compiled_step(*arrays.tensors(counts))
+    if optimizer.kernel:
+        makers["cupy"] = lambda: optimizer.cupy_step(arrays, *arrays.parameters(counts))
+    return round(sum(counts) * optimizer.element_bytes(arrays)), makers

@@ -38,7 +38,7 @@ def statistics(arrays, shape):
     """
     G = arrays.normal(*shape)
 
-    def own():
+    def plain():
         return lambda: (G.mean(axis=0), G.var(axis=0, ddof=1))
 
     def torch():
@@ -49,9 +49,9 @@ def statistics(arrays, shape):
 
     return G.nbytes + 4 * shape[1] * arrays.sums_itemsize, {
         "gdgpu": lambda: lambda: gdgpu.sample_statistics(G)[:2],
-        "numpy": own,
+        "numpy": plain,
         "torch": torch,
-        "cupy": own,
+        "cupy": plain,
         "read": lambda: reader(G),
     }
 
@@ -60,7 +60,7 @@ def robust(arrays, shape, trimmed):
     """The median, or the mean without a tenth at each end, of each column: the matrix read once, a row written."""
     G, cut = arrays.normal(*shape), int(CUT * shape[0])
 
-    def own(xp=arrays.xp):
+    def plain(xp=arrays.xp):
         if not trimmed:
             return partial(xp.median, G, axis=0)
         kth = cut, shape[0] - cut - 1
@@ -75,9 +75,9 @@ def robust(arrays, shape, trimmed):
     ours = partial(gdgpu.trimmed_mean_samples, G, CUT) if trimmed else partial(gdgpu.median_samples, G)
     return G.nbytes + shape[1] * arrays.sums_itemsize, {
         "gdgpu": lambda: ours,
-        "numpy": own,
+        "numpy": plain,
         "torch": torch,
-        "cupy": own,
+        "cupy": plain,
         "read": lambda: reader(G),
     }
 

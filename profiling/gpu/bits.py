@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path[0] = str(Path(__file__).parents[1])  # the folder of gpu/
-from gpu.process import ROOT, serve  # noqa: E402
+from gpu import ROOT  # noqa: E402
+from gpu.process import serve  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -37,14 +38,14 @@ def compared(name: str, answers: Path | None) -> dict:
 
 def made_before(name: str, answers: Path) -> list[np.ndarray]:
     """The CPU's answer to a case, from its file."""
-    held = _opened(answers)
-    if (device := str(held["device"])) != "cpu":
+    stored = _opened(answers)
+    if (device := str(stored["device"])) != "cpu":
         raise ValueError(f"{answers}: expected the answers of a CPU, got those of {device}")
-    if f"{name}:error" in held:
-        raise ValueError(f"{answers}: {held[f'{name}:error']}")
-    if not (count := sum(key.rpartition(":")[0] == name for key in held.files)):
+    if f"{name}:error" in stored:
+        raise ValueError(f"{answers}: {stored[f'{name}:error']}")
+    if not (count := sum(key.rpartition(":")[0] == name for key in stored.files)):
         raise ValueError(f"{answers}: has no answer to this case")
-    return [held[f"{name}:{k}"] for k in range(count)]
+    return [stored[f"{name}:{k}"] for k in range(count)]
 
 
 @cache

@@ -196,9 +196,9 @@ def counters_are_zero() -> None:
     run = gdgpu.Momentum(_zeros(COLUMNS), lr=0.1).bind_samples(cupy.asarray(_normal((ROWS, COLUMNS))))
     run()
     cupy.cuda.Device().synchronize()
-    held = [c.array for c in gc.get_objects() if type(c) is Counters and c.array is not None]
-    assert run and any(len(counters) for counters in held), "no counters were found"
-    left = sum(int(np.count_nonzero(devices.on_host(counters))) for counters in held)
+    arrays = [c.array for c in gc.get_objects() if type(c) is Counters and c.array is not None]
+    assert run and any(len(counters) for counters in arrays), "no counters were found"
+    left = sum(int(np.count_nonzero(devices.on_host(counters))) for counters in arrays)
     assert left == 0, f"{left} counters are not 0 between launches"
 
 

@@ -49,8 +49,8 @@ def _loads(instruction, target):
         kind = ir.FunctionType(ir.LiteralStructType([_VALUE] * LANES), [ir.IntType(64)])
         text = f"{instruction}.v4.f32 {{$0,$1,$2,$3}}, [$4];"
         inline = ir.InlineAsm(kind, text, "=f,=f,=f,=f,l", side_effect=True)
-        held = builder.call(inline, [_address(builder, *arguments)])
-        return context.make_tuple(builder, taken, [builder.extract_value(held, k) for k in range(LANES)])
+        loaded = builder.call(inline, [_address(builder, *arguments)])
+        return context.make_tuple(builder, taken, [builder.extract_value(loaded, k) for k in range(LANES)])
 
     @target.intrinsic
     def vector(typingctx, address, index):

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from gdgpu.kernels.backend import toolchain
+from gpu import ROOT
 
-ROOT = Path(__file__).parents[2]
 START = 45  # seconds that a process may take to begin: imports, a context, the first machine code to load
 LIMIT = 25  # seconds for each thing that it then does
 OUT_OF_TIME = "out of time"
@@ -99,12 +98,12 @@ class _Watch:
             self._last = min(self.end, self._since + self.quiet)
 
     def lines(self) -> Iterator[str]:
-        output, held, is_open = self.process.stdout.fileno(), b"", True
+        output, rest, is_open = self.process.stdout.fileno(), b"", True
         while (left := self._last - time.monotonic()) > 0:
             has_ended = self.process.poll() is not None
             if is_open and select.select([output], [], [], 0 if has_ended else min(left, POLL))[0]:
                 data = os.read(output, 1 << 16)
-                *lines, held = (held + data).split(b"\n")
+                *lines, rest = (rest + data).split(b"\n")
                 is_open = bool(data)
                 for line in lines:
                     yield line.decode(errors="replace")
@@ -115,8 +114,8 @@ class _Watch:
                     self.process.wait(min(left, POLL))
         else:
             self.cut = self._last - (self.start if self._last == self.end else self._since)
-        if held:
-            yield held.decode(errors="replace")
+        if rest:
+            yield rest.decode(errors="replace")
 
 
 def _status(process: subprocess.Popen) -> int:

@@ -51,12 +51,12 @@ class Record:
         """put("rows", 3, row): report["rows"][3] = row. The dicts on the way are made."""
         *way, key, value = place
         with self._lock:
-            held = self.report
+            node = self.report
             for step in way:
-                if isinstance(held, dict) and held.get(step) is None:
-                    held[step] = {}
-                held = held[step]
-            held[key] = value
+                if isinstance(node, dict) and node.get(step) is None:
+                    node[step] = {}
+                node = node[step]
+            node[key] = value
             self.save()
 
     def change(self, function):

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from cases import CASES, PEERS
 
+from gpu import ROOT, variants
 from gpu import sweep as gpu_sweep
-from gpu import variants
 from gpu.plan import Stage
-from gpu.process import ROOT, each, python, run
+from gpu.process import each, python, run
 from gpu.report import EQUAL, UNREACHED, row_of
 
 sys.path.insert(0, str(ROOT / "tests"))
 from support import bits
 
-GPU_TESTS = "tests/gpu/test_gpu.py"
+GPU_TESTS = "tests/gpu"
 SANITIZERS = {"memcheck": r"ERROR SUMMARY: (\d+) error", "racecheck": r"RACECHECK SUMMARY: (\d+) hazard"}
 OTHER_DTYPES = ("bfloat16", "float16", "float64")
 IN_OTHER_DTYPES = ("momentum/1x2^28", "reduce/65536x784")
@@ -113,8 +113,8 @@ def _fill(report, name, dtype, peers, found):
         more = {key: row.get(key, {}) | found.get(key, {}) for key in ("peers", "peer_spread")}
         report["rows"][k] = row | more | {"skipped": row.get("skipped", {}) | failed}
         return
-    kept = {key: row[key] for key in ("case", "dtype", "limit", "peer_limit")}
-    report["rows"][k] = row_of(found | kept)
+    limits = {key: row[key] for key in ("case", "dtype", "limit", "peer_limit")}
+    report["rows"][k] = row_of(found | limits)
     if dtype == "float32":
         report["host_us"][name] = found.get("host_us")
 
@@ -180,14 +180,14 @@ def sanitizer(kind, record, end):
     return note and f"{kind}: {note}"
 
 
-def outcomes(file):
-    """What pytest says of a test of the file when it ends: its name, how, why."""
-    return re.compile(rf"{re.escape(file)}::(.+) (PASSED|FAILED|ERROR|SKIPPED)( \(.*\))? +\[ *\d+%\]")
+def outcomes(folder):
+    """What pytest says of a test of the folder when it ends: its name, how, why."""
+    return re.compile(rf"{re.escape(folder)}/\w+\.py::(.+) (PASSED|FAILED|ERROR|SKIPPED)( \(.*\))? +\[ *\d+%\]")
 
 
-def reasons(file):
+def reasons(folder):
     """What pytest says at the end of a test that failed: its name, why."""
-    return re.compile(rf"(?:FAILED|ERROR) {re.escape(file)}::(.+?) - (.*)")
+    return re.compile(rf"(?:FAILED|ERROR) {re.escape(folder)}/\w+\.py::(.+?) - (.*)")
 
 
 OUTCOME, REASON = outcomes(GPU_TESTS), reasons(GPU_TESTS)

@@ -30,13 +30,13 @@ SEEN = 1 << 20  # elements of a result that are compared
 @contextmanager
 def replaced(*changes: tuple[object, str, object]) -> Iterator[None]:
     """(owner, name, value): what stands for something else in the block. AttributeError where there is no such name."""
-    held = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
         for change in changes:
             setattr(*change)
         yield
     finally:
-        for change in held:
+        for change in before:
             setattr(*change)
 
 
@@ -65,8 +65,8 @@ def forget_kernels() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("gdgpu.kernels."):
             for maker in KEEPING:
-                if hasattr(kept := vars(module).get(maker), "cache_clear"):
-                    kept.cache_clear()
+                if hasattr(made := vars(module).get(maker), "cache_clear"):
+                    made.cache_clear()
 
 
 def _set(label, module, constant, *values):
@@ -151,8 +151,8 @@ def _norms(arrays, case):
     """Norms of rows, laid out once."""
     rows, columns = cases.parse_size(case.kind, case.size)
     G, out = arrays.normal(rows, columns), arrays.xp.empty(rows, arrays.sums)
-    held = SampleNorms("cuda", devices.resolve("cuda").xp, [G.dtype.name], [columns])
-    launches = held.prepare([(address_of(G), columns)], rows, address_of(out))
+    norms = SampleNorms("cuda", devices.resolve("cuda").xp, [G.dtype.name], [columns])
+    launches = norms.prepare([(address_of(G), columns)], rows, address_of(out))
     return lambda G=G: whole(launches), lambda: out
 
 

@@ -20,12 +20,13 @@ import gdgpu
 from gdgpu.core import files
 from gdgpu.kernels.backend import generated
 from gdgpu.machine_code.tools import assembled
+from gpu import ROOT
 from gpu import variants as gpu_variants
 from gpu.dry import Addresses, without_a_gpu
 from gpu.process import one_line
 from gpu.stages import IN_OTHER_DTYPES, OTHER_DTYPES, gpu_cases
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(ROOT / "tests"))
 
 from support import bits
 
@@ -49,13 +50,13 @@ def rows() -> Work:
 
 def _row(name, dtype):
     _, makers = cases.find(name).problem(Addresses(dtype))
-    for peer in ("gdgpu", *cases.OWN):
+    for peer in ("gdgpu", *cases.GDGPU_PEERS):
         if peer in makers:
             makers[peer]()()
 
 
 def tests() -> Work:
-    """{name: call} of what tests/gpu/test_gpu.py, smoke.py and hazards.py launch."""
+    """{name: call} of what the tests in tests/gpu/, smoke.py and hazards.py launch."""
     found = {}
     for (name, make), dtype in itertools.product(TESTED.items(), ("float32", "bfloat16")):
         found[f"test/{name} {dtype}"] = partial(_steps, make, dtype)

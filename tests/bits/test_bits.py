@@ -52,9 +52,9 @@ def answers_of(processes):
         process, path = processes[name]
         _, errors = process.communicate(timeout=SECONDS[name])
         assert process.returncode == 0, errors
-        with np.load(path) as held:
-            assert held["device"] == "cuda"
-            return dict(held)
+        with np.load(path) as stored:
+            assert stored["device"] == "cuda"
+            return dict(stored)
 
     return load
 
@@ -129,8 +129,8 @@ def array_on_gpu(shape, dtype, memptr, strides):
     steps = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
     low = sum(step for step in steps if step < 0)
     size = sum(map(abs, steps)) + dtype.itemsize
-    held = np.frombuffer((ctypes.c_char * size).from_address(memptr + low), np.uint8).copy()
-    array = np.ndarray(shape, dtype, held, -low, strides)
+    memory = np.frombuffer((ctypes.c_char * size).from_address(memptr + low), np.uint8).copy()
+    array = np.ndarray(shape, dtype, memory, -low, strides)
     return array, memptr
 
 

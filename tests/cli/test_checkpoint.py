@@ -218,8 +218,8 @@ SOME_LAYOUTS = [(label, x) for label, x in EVERY_LAYOUT if x == "array" or label
 @pytest.mark.parametrize(("label", "structure"), usual(EVERY_LAYOUT, SOME_LAYOUTS))
 def test_an_optimizer_goes_on_with_the_bits_it_would_have_had(tmp_path, label, structure):
     one, two = arrays(0), arrays(1)
-    own = {"betas": (np.float32(0.5), 0.75)} if label == "Adam-amsgrad" else {}  # a number that JSON does not know
-    straight = make(label, STRUCTURES[structure](one), lr=0.01, **own)
+    hyper = {"betas": (np.float32(0.5), 0.75)} if label == "Adam-amsgrad" else {}  # a number that JSON does not know
+    straight = make(label, STRUCTURES[structure](one), lr=0.01, **hyper)
     for step in range(3):
         straight.step(gradients(structure, 2 + step))
     checkpoint.save_optimizer(tmp_path / "a.safetensors", straight, {"note": "three"})

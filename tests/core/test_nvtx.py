@@ -47,8 +47,8 @@ def functions(thing):
     return [f for f in members if inspect.isfunction(f)]
 public = [getattr(gdgpu, name) for name in gdgpu.__all__] + [LinearRegression, type(run)]
 classes = [c for thing in public if inspect.isclass(thing) for c in thing.__mro__ if c.__module__.startswith("gdgpu")]
-held = [f for thing in {*public, *classes} for f in functions(thing)]
-print(json.dumps(sorted({f.__qualname__ for f in held if f.__code__.co_filename == gdgpu.core.nvtx.__file__})))
+methods = [f for thing in {*public, *classes} for f in functions(thing)]
+print(json.dumps(sorted({f.__qualname__ for f in methods if f.__code__.co_filename == gdgpu.core.nvtx.__file__})))
 """
 
 

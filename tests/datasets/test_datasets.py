@@ -135,11 +135,11 @@ def test_labels_become_indices_in_their_order(labels):
     assert [names[k] for k in indices] == labels
 
 
-@pytest.mark.parametrize(("fraction", "held_out"), [(0.2, 20), (0.25, 25), (0.001, 1), (0, 0)])
-def test_split_gives_each_sample_to_one_side(fraction, held_out):
+@pytest.mark.parametrize(("fraction", "n_test"), [(0.2, 20), (0.25, 25), (0.001, 1), (0, 0)])
+def test_split_gives_each_sample_to_one_side(fraction, n_test):
     ids = np.arange(100.0)
     parts = datasets.split(ids[:, None], ids, fraction, seed=3, standardize=False)
-    assert len(parts.X_test) == held_out
+    assert len(parts.X_test) == n_test
     assert sorted([*parts.t, *parts.t_test]) == ids.tolist()
     np.testing.assert_array_equal(parts.X[:, 0], parts.t)
     np.testing.assert_array_equal(parts.X_test[:, 0], parts.t_test)

@@ -69,7 +69,7 @@ def test_the_noise_scale_is_that_of_all_samples():
     example, rng = load("noise_scale"), np.random.default_rng(0)
     X = rng.standard_normal((500, 8))
     t = (X @ rng.standard_normal((8, 10))).argmax(axis=1)
-    _, model = example.descend(X, t, target=0, batch_size=64, lr=0.1, most=3)
+    _, model = example.descend(X, t, target=0, batch_size=64, lr=0.1, max_steps=3)
     G = np.hstack([g.reshape(500, -1).astype(float) for g in model.per_sample_gradients(X, t).values()])
     exact = G.var(axis=0).sum() / (G.mean(axis=0) ** 2).sum()
     for batch_size, count in ((64, 400), (4, 6400)):
@@ -96,18 +96,18 @@ def test_torch_parameters_are_updated_where_they_are(torch):
     example, rng = load("torch_dlpack"), np.random.default_rng(0)
     X = torch.as_tensor(rng.standard_normal((256, 64), "float32"))
     t = torch.as_tensor(rng.integers(10, size=256))
-    net, own = example.network("cpu"), example.network("cpu")
+    net, reference = example.network("cpu"), example.network("cpu")
     at = [p.data_ptr() for p in net.parameters()]
     example.train(net, X, t, epochs=2)
     assert [p.data_ptr() for p in net.parameters()] == at and all(p.requires_grad for p in net.parameters())
 
-    optimizer = torch.optim.SGD(own.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(2):
         for (rows,) in gdgpu.minibatches(np.arange(256), batch_size=64, epoch=epoch):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(own(X[rows]), t[rows]).backward()
+            torch.nn.functional.cross_entropy(reference(X[rows]), t[rows]).backward()
             optimizer.step()
-    for p, wanted in zip(net.parameters(), own.parameters(), strict=True):
+    for p, wanted in zip(net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p, wanted, rtol=1e-4, atol=1e-6)
 
 

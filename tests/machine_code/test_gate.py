@@ -131,19 +131,19 @@ def device_functions():
 
     @device
     def much_shared_memory(w, g, i):
-        held = cuda.shared.array(11_000, np.float32)
+        shared = cuda.shared.array(11_000, np.float32)
         a = load4(w, i)
-        held[cuda.threadIdx.x] = a[0]
+        shared[cuda.threadIdx.x] = a[0]
         cuda.syncthreads()
-        b = held[i & 255]
+        b = shared[i & 255]
         store4(w, i, (b, a[1], a[2], a[3]))
 
     @device
     def float_atomic(w, g, i):
-        held = cuda.shared.array(1, np.float32)
+        shared = cuda.shared.array(1, np.float32)
         a = load4(w, i)
-        cuda.atomic.add(held, 0, a[0])
-        store4(w, i, (a[1], held[0], a[2], a[3]))
+        cuda.atomic.add(shared, 0, a[0])
+        store4(w, i, (a[1], shared[0], a[2], a[3]))
 
     @device
     def arrival_between_fences(w, g, i):

@@ -54,8 +54,8 @@ def test_outstanding_bytes_in_program_order():
     (loop,) = code(ADDED).loops
     assert addresses(loop) == [1, 2, 3, 4, 5, 6, 7]
     assert (loop.widest, loop.bytes) == (128, 48)
-    most = loop.outstanding
-    assert (most.bytes, str(most.load), str(most.waits)) == (
+    outstanding = loop.outstanding
+    assert (outstanding.bytes, str(outstanding.load), str(outstanding.waits)) == (
         48,
         "/*0020*/ LDG.E.128 R8, [R2.64+0x10]",
         "/*0040*/ FADD R12, R12, R7",

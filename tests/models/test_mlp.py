@@ -1,7 +1,6 @@
 """The MLP: finite differences, torch's autograd and stored per-sample gradients are the references."""
 
 import itertools
-import json
 import math
 import tracemalloc
 
@@ -86,11 +85,11 @@ def test_gradient_is_the_slope_of_the_loss(activation, loss):
     h = 1e-6
     for name, array in model.params.items():
         for at in np.ndindex(array.shape):
-            held, sides = array[at], []
-            for side in (held + h, held - h):
+            center, sides = array[at], []
+            for side in (center + h, center - h):
                 array[at] = side
                 sides.append(model.loss(X, t))
-            array[at] = held
+            array[at] = center
             assert grads[name][at] == pytest.approx((sides[0] - sides[1]) / (2 * h), abs=2e-7)
 
 
@@ -112,10 +111,10 @@ def test_clipping_is_that_of_stored_gradients(activation, dtype, reduction, clip
     model, X, t = made(activation, B=40, dtype=dtype)
     G = model.per_sample_gradients(X, t)
     ends = [0, *np.sort(stored_norms(G)), 9]
-    most = (ends[40 - clipped] + ends[41 - clipped]) / 2
-    factors = gdgpu.clip_weights(stored_norms(G), most)
+    max_norm = (ends[40 - clipped] + ends[41 - clipped]) / 2
+    factors = gdgpu.clip_weights(stored_norms(G), max_norm)
     assert (factors < 1).sum() == clipped
-    value, grads = model.gradient(X, t, max_norm=most, reduction=reduction)
+    value, grads = model.gradient(X, t, max_norm=max_norm, reduction=reduction)
     assert value == pytest.approx(model.loss(X, t), rel=1e-6)
     for name, array in G.items():
         expected = np.tensordot(factors, array, 1) / (40 if reduction == "mean" else 1)
@@ -177,12 +176,12 @@ def test_any_layout_is_taken_and_nothing_given_is_written():
     model, X, t = made(B=8)
     wide = np.zeros((16, 10))
     wide[::2, ::2] = X
-    held, params = X.copy(), {name: array.copy() for name, array in model.params.items()}
+    X_before, params = X.copy(), {name: array.copy() for name, array in model.params.items()}
     _, expected = model.gradient(X, t, 0.5)
     for same in (np.asfortranarray(X), wide[::2, ::2], X.tolist()):
         for name, array in model.gradient(same, t.tolist(), 0.5)[1].items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-13, atol=1e-15)
-    np.testing.assert_array_equal(X, held)
+    np.testing.assert_array_equal(X, X_before)
     for name, array in model.params.items():
         np.testing.assert_array_equal(array, params[name])
 
@@ -314,55 +313,6 @@ def test_reductions_and_optimizers_are_checked():
         model.step(X, t, gdgpu.SGD(made()[0].params, 0.1))
     with pytest.raises(TypeError, match=r"^optimizer: expected one of gdgpu's optimizers, got float"):
         model.step(X, t, 0.1)
-
-
-def test_the_command_line_learns_digits_and_resumes_with_the_same_bits(capsys, tmp_path):
-    from gdgpu import checkpoint
-    from gdgpu.cli import main
-
-    def train(*options):
-        main(["train", "--model", "mlp", "--device", "cpu", *map(str, options)])
-        return capsys.readouterr().out
-
-    whole, parts = (tmp_path / f"{name}.safetensors" for name in ("whole", "parts"))
-    history = tmp_path / "history.json"
-    shown = train("--epochs", 6, "--checkpoint", whole, "--history", history, "--plot", tmp_path / "plot.png")
-    assert "mlp, hidden 128" in shown and (tmp_path / "plot.png").stat().st_size > 0
-    last = json.loads(history.read_text())
-    assert last["epochs"][-1]["test_metric"] > 0.94 and last["config"]["hidden"] == [128]
-    train("--epochs", 3, "--checkpoint", parts, "--quiet")
-    train("--epochs", 6, "--checkpoint", parts, "--resume", "--quiet")
-    (expected, _), (found, _) = checkpoint.load(whole), checkpoint.load(parts)
-    assert found.keys() == expected.keys() and "params/weight1" in found
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--hidden", "8,0"), "--hidden: expected sizes >= 1"),
-        (("--model", "softmax", "--hidden", "8"), "--hidden: expected --model mlp"),
-    ],
-)
-def test_the_command_line_checks_hidden_layers(options, message, capsys):
-    from gdgpu.cli import main
-
-    with pytest.raises(SystemExit) as left:
-        main(["train", "--model", "mlp", *options])
-    assert left.value.code == 2 and capsys.readouterr().err.startswith(f"gdgpu: {message}")
-
-
-@pytest.mark.parametrize("model", usual(["huber", "poisson", "mlp"], ["poisson", "mlp"]))
-def test_the_command_line_fits_numbers(model, tmp_path):
-    from gdgpu.cli import main
-
-    rng, data, history = np.random.default_rng(0), tmp_path / "numbers.npz", tmp_path / "history.json"
-    X = rng.normal(size=(400, 4))
-    counts = rng.poisson(np.exp(X @ [0.5, -0.3, 0.2, 0] + 2))
-    np.savez(data, X=X, y=counts + 0.5 * (model == "mlp"))  # whole numbers would be classes to it
-    main(f"train {data} --model {model} --device cpu --quiet --history {history}".split())
-    assert json.loads(history.read_text())["epochs"][-1]["test_metric"] > 0.6
 
 
 NO_GPU = "the simulator is in its place" if devices.simulated() else devices.why_no_cuda()

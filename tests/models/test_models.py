@@ -99,11 +99,11 @@ def test_gradient_is_the_slope_of_the_error(kind):
     h = 1e-5
     for name, array in model.params.items():
         for at in np.ndindex(array.shape):
-            held, sides = array[at], []
-            for side in (held + h, held - h):
+            center, sides = array[at], []
+            for side in (center + h, center - h):
                 array[at] = side
                 sides.append(mean_error(kind, model.params, X, t))
-            array[at] = held
+            array[at] = center
             assert grads[name][at] == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-6, abs=1e-8)
 
 
@@ -215,7 +215,7 @@ def test_arithmetic_stays_in_the_models_dtype(kind, dtype, given):
 @everywhere
 def test_any_layout_is_taken_and_nothing_given_is_written(kind):
     model, X, t = made(kind, B=8)
-    held, t_held, params = X.copy(), t.copy(), {name: a.copy() for name, a in model.params.items()}
+    X_before, t_before, params = X.copy(), t.copy(), {name: a.copy() for name, a in model.params.items()}
     expected = model.gradient(X, t)
     wide = np.zeros((16, 2 * D))
     wide[::2, ::2] = X
@@ -225,8 +225,8 @@ def test_any_layout_is_taken_and_nothing_given_is_written(kind):
         for name, array in grads.items():
             assert array.flags.c_contiguous
             np.testing.assert_allclose(array, expected[1][name], rtol=1e-12, atol=1e-14)
-    np.testing.assert_array_equal(X, held)
-    np.testing.assert_array_equal(t, t_held)
+    np.testing.assert_array_equal(X, X_before)
+    np.testing.assert_array_equal(t, t_before)
     for name, array in model.params.items():
         np.testing.assert_array_equal(array, params[name])
 

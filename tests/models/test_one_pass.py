@@ -91,9 +91,9 @@ def test_the_loss_of_more_rows_than_are_widened_at_once(kind, x_dtype):
 
 
 def unaligned(X):
-    held = np.zeros(X.nbytes + 1, np.uint8)[1:].view(X.dtype).reshape(X.shape)
-    held[...] = X
-    return held
+    shifted = np.zeros(X.nbytes + 1, np.uint8)[1:].view(X.dtype).reshape(X.shape)
+    shifted[...] = X
+    return shifted
 
 
 def fields(X):
@@ -164,9 +164,9 @@ def test_clipping_is_that_of_stored_gradients(kind, x_dtype, B, reduction):
     model, X, t = made(kind, x_dtype, B)
     G = model.per_sample_gradients(X, t)
     norms = stored_norms(G)
-    for most in (np.median(norms), norms.min() / 2, 2 * norms.max()):
-        factors = np.minimum(1, most / norms)
-        loss, grads = model.gradient(X, t, max_norm=most, reduction=reduction)
+    for max_norm in (np.median(norms), norms.min() / 2, 2 * norms.max()):
+        factors = np.minimum(1, max_norm / norms)
+        loss, grads = model.gradient(X, t, max_norm=max_norm, reduction=reduction)
         assert loss == model.gradient(X, t)[0]
         for name, array in G.items():
             sums = np.tensordot(factors, array.astype("float64"), 1)

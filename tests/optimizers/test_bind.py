@@ -45,8 +45,8 @@ class Pair:
         for one, two in zip(params_of(self.bound), params_of(self.plain), strict=True):
             assert_same_bits(one, two)
         one, two = self.bound.state_dict(), self.plain.state_dict()
-        for held, expected in zip(leaves(one.pop("state")), leaves(two.pop("state")), strict=True):
-            assert_same_bits(held, expected)
+        for actual, expected in zip(leaves(one.pop("state")), leaves(two.pop("state")), strict=True):
+            assert_same_bits(actual, expected)
         assert one == two
 
 
@@ -332,11 +332,11 @@ def test_a_gradient_that_torch_has_dropped(dtype, kind):
     def drop():
         w.grad = w.grad_sample = None
 
-    kept = []
-    for keep in (lambda g: kept.append(g) or g, lambda g: kept.append(g.view(-1)) or g, lambda g: g[:]):
+    references = []
+    for keep in (lambda g: references.append(g) or g, lambda g: references.append(g.view(-1)) or g, lambda g: g[:]):
         run = bound(keep)
         run()
-        if kept:
+        if references:
             drop()
         run()  # the user has it, or a view of it; or what was bound is a view, and gone at once
     run = bound(lambda g: g)

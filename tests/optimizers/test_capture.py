@@ -167,8 +167,8 @@ def test_a_copy_under_way_has_memory_that_only_counters_get(xp):
     (target, _, nbytes) = xp.stream.pending[-1]
     del counters
     gc.collect()
-    held = {memory.ptr: memory for memory in buffers._pinned[64]}
-    assert target in held and nbytes <= len(held[target])
+    pinned = {memory.ptr: memory for memory in buffers._pinned[64]}
+    assert target in pinned and nbytes <= len(pinned[target])
     following = buffers.Counters(xp)
     following.get(5)
     assert following._seen.ctypes.data == target

@@ -34,8 +34,8 @@ def hyper_of(label, rng):
         "momentum_decay": float(rng.uniform(0, 0.1)),
         "trust_coefficient": float(rng.uniform(0.1, 1)),
     }
-    kept = {name for name in DECIDED if not parameters.get(name)} | {n for n, v in given.items() if v is True}
-    return parameters | given | {name: value for name, value in drawn.items() if name in {*parameters} - kept}
+    fixed = {name for name in DECIDED if not parameters.get(name)} | {n for n, v in given.items() if v is True}
+    return parameters | given | {name: value for name, value in drawn.items() if name in {*parameters} - fixed}
 
 
 class Case:
@@ -87,8 +87,8 @@ class Run:
         self.case, self.at_random, rng = case, case.rounding == "stochastic", case.rng
         starts = [rng.uniform(0.3, 2, shape) * rng.choice([-1, 1], shape) for shape in SHAPES]
         self.params = [np.asarray(w, dtype_of(case.w_dtype)) for w in starts]
-        own = [hyper_of(case.label, rng) for _ in range(2)]
-        self.hyper = [h | {n: v for n, v in case.flags.items() if n in h} for h in own]
+        drawn = [hyper_of(case.label, rng) for _ in range(2)]
+        self.hyper = [h | {n: v for n, v in case.flags.items() if n in h} for h in drawn]
         base, fall = float(10.0 ** rng.uniform(-3, -1)), float(rng.uniform(0, 0.2))
         self.rate = (lambda t: base / (1 + fall * t)) if rng.random() < 0.5 else base
         rates = [self.rate, float(10.0 ** rng.uniform(-3, -1))]
@@ -99,11 +99,11 @@ class Run:
         self.rates, self.t = [rates[0], rates[0], rates[1]], 0
         self.hyper = [self.hyper[0], self.hyper[0], self.hyper[1]]
         self.w = [exactly(w, case.unit) for w in self.params]
-        self.extra = [self._kept(w) for w in self.w]
+        self.extra = [self._copies(w) for w in self.w]
         self.state = [self._new(k) for k in range(len(SHAPES))]
         self.formula = getattr(formulas, class_of(case.label).__name__.lower())
 
-    def _kept(self, w):
+    def _copies(self, w):
         return {name: w for name, on in (("master", self.case.master), ("ema", self.case.ema)) if on}
 
     def _new(self, k):
@@ -116,16 +116,16 @@ class Run:
         case, rng = self.case, self.case.rng
         grads = [rng.standard_normal(shape) * 2.0 ** rng.integers(-4, 3, shape) for shape in SHAPES]
         grads = [np.asarray(g, dtype_of(case.g_dtype)) for g in grads]
-        extras = {"grad_scale": float(np.float32(rng.uniform(0.3, 9)))} if "scale" in case.options else {}
-        extras |= {"found_inf": bool(rng.random() < 0.3)} if "found" in case.options else {}
-        extras |= {"clip_value": float(rng.uniform(0.3, 2))} if "clip_value" in case.options else {}
-        extras |= {"clip_norm": float(rng.uniform(1, 20))} if "clip_norm" in case.options else {}
+        keywords = {"grad_scale": float(np.float32(rng.uniform(0.3, 9)))} if "scale" in case.options else {}
+        keywords |= {"found_inf": bool(rng.random() < 0.3)} if "found" in case.options else {}
+        keywords |= {"clip_value": float(rng.uniform(0.3, 2))} if "clip_value" in case.options else {}
+        keywords |= {"clip_norm": float(rng.uniform(1, 20))} if "clip_norm" in case.options else {}
         given = [exactly(g, case.unit) for g in grads]
         zero = "zero" in case.options
-        self.optimizer.step([grads[:2], grads[2:]], zero_grads=zero, **extras)
+        self.optimizer.step([grads[:2], grads[2:]], zero_grads=zero, **keywords)
         assert not zero or not any(g.any() for g in grads), f"{case}: gradients that are not 0"
-        if not extras.get("found_inf"):
-            self._expect(self._prepared(given, **extras))
+        if not keywords.get("found_inf"):
+            self._expect(self._prepared(given, **keywords))
         self._compare()
 
     def _prepared(self, given, grad_scale=None, found_inf=None, clip_value=None, clip_norm=None):
@@ -134,7 +134,7 @@ class Run:
         if clip_value:
             given = [g.clipped(clip_value) for g in given]
         if clip_norm:
-            factor = (clip_norm / norm_of(given)).at_most(1)
+            factor = (clip_norm / norm_of(given)).minimum(1)
             given = [g * factor for g in given]
         return given
 
@@ -158,14 +158,14 @@ class Run:
         assert self.optimizer.steps == self.t, f"{self.case}: steps"
         saved = self.optimizer.state_dict()["state"]
         for k, w in enumerate(self.params):
-            held = {name: arrays[k % 2] for name, arrays in saved[k // 2].items()} | {"w": w}
+            actual = {name: arrays[k % 2] for name, arrays in saved[k // 2].items()} | {"w": w}
             expected = self.state[k] | self.extra[k] | {"w": self.w[k]}
             expected = {name: x for name, x in expected.items() if not name.startswith(".")}
-            assert held.keys() == expected.keys()
+            assert actual.keys() == expected.keys()
             for name, x in expected.items():
-                if len(places := np.argwhere(outside(held[name], x))):
+                if len(places := np.argwhere(outside(actual[name], x))):
                     at = tuple(places[0])
-                    found = f"{held[name][at]} is not within {x.error[at]:.3g} of {x.value[at]}"
+                    found = f"{actual[name][at]} is not within {x.error[at]:.3g} of {x.value[at]}"
                     where = f"step {self.t}, tensor {k}, {name}{[*at]}: {found} ({len(places)} such)"
                     raise AssertionError(f"{self.case}; {self.common}; {self.hyper[k]}; {where}")
 

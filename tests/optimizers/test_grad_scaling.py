@@ -84,8 +84,8 @@ def test_everything_at_once_with_other_storage(common):
 def test_groups_are_clipped_together():
     w, g = arrays(((40,), (50,)), ["float32"] * 2, 1), arrays(((40,), (50,)), ["float32"] * 2, 2)
     expected = copies(w)
-    own = {"lr": 0.25, "momentum": 0.5, "maximize": True}
-    one, two = (gdgpu.Momentum([{"params": [a]} | own, {"params": [b]}], 0.1) for a, b in (w, expected))
+    options = {"lr": 0.25, "momentum": 0.5, "maximize": True}
+    one, two = (gdgpu.Momentum([{"params": [a]} | options, {"params": [b]}], 0.1) for a, b in (w, expected))
     one.step([[x] for x in g], clip_norm=1.0, grad_scale=2.0)
     two.step([[x] for x in prepared(g, grad_scale=2.0, clip_norm=1.0)])
     for a, b in zip(w, expected, strict=True):

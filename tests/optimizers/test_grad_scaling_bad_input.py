@@ -56,13 +56,13 @@ def test_gradients_that_are_zeroed_are_written(case):
     """What is read may be read-only, and be there twice; what is written may not."""
     made, is_refused = GRADIENTS[case]
     params, grads = [np.zeros(4, np.float32) for _ in range(2)], made()
-    held = copies(grads)
+    before = copies(grads)
     optimizer = gdgpu.Momentum(params, 0.1)
     if is_refused:
         with refused("grads"):
             optimizer.step(grads, zero_grads=True)
         assert optimizer.steps == 0 and not any(w.any() for w in params)
-        for g, old in zip(grads, held, strict=True):
+        for g, old in zip(grads, before, strict=True):
             assert_same_bits(g, old)
         optimizer.step(grads)
         assert all(w.all() for w in params)

@@ -22,8 +22,8 @@ LIVES = {
 
 def life(label, common, asked):
     """An optimizer, its gradients and its keywords, made anew."""
-    held = {"grad_scale": np.full(1, 2.0, np.float32), "found_inf": np.zeros(1, np.float32)}
-    asked = {name: held[name] if value == "array" else value for name, value in asked.items()}
+    memory = {"grad_scale": np.full(1, 2.0, np.float32), "found_inf": np.zeros(1, np.float32)}
+    asked = {name: memory[name] if value == "array" else value for name, value in asked.items()}
     return make(label, arrays(SHAPES, ["float32"] * 5, 1), **common), arrays(SHAPES, ["float32"] * 5, 2), asked
 
 

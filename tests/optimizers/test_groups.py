@@ -46,10 +46,10 @@ def batch(seed, dtypes, rows):
 
 def grouped(row, dtypes=("float32",)):
     """(optimizer over groups, one optimizer for each group over copies)."""
-    base, own = ROWS[row]
+    base, overrides = ROWS[row]
     parts, copies = ([arrays(s, 0, dtypes) for s in STRUCTURES] for _ in range(2))
-    together = optimizer_of(row)([{"params": p} | o for p, o in zip(parts, own, strict=True)], **base)
-    return together, [optimizer_of(row)(p, **base | o) for p, o in zip(copies, own, strict=True)]
+    together = optimizer_of(row)([{"params": p} | o for p, o in zip(parts, overrides, strict=True)], **base)
+    return together, [optimizer_of(row)(p, **base | o) for p, o in zip(copies, overrides, strict=True)]
 
 
 def assert_same(optimizer, other):
@@ -77,9 +77,9 @@ def test_each_group_is_as_if_alone(row, dtypes):
             assert_same_bits(one, two)
         assert saved["hyper"][k] == single["hyper"]
         assert saved["state"][k].keys() == single["state"].keys()
-        for name, held in single["state"].items():
-            assert type(saved["state"][k][name]) is type(held)
-            for one, two in zip(leaves(saved["state"][k][name]), leaves(held), strict=True):
+        for name, tree in single["state"].items():
+            assert type(saved["state"][k][name]) is type(tree)
+            for one, two in zip(leaves(saved["state"][k][name]), leaves(tree), strict=True):
                 assert_same_bits(one, two)
 
 
@@ -87,9 +87,9 @@ def test_each_group_is_as_if_alone(row, dtypes):
 def test_groups_are_torchs(row):
     torch = pytest.importorskip("torch", reason="torch.optim is the reference")
     ours, _ = grouped(row, ("float64",))
-    base, own = ROWS[row]
+    base, overrides = ROWS[row]
     theirs = [[torch.tensor(w, requires_grad=True) for w in leaves(group.params)] for group in ours.groups]
-    given = [{"params": p} | base | o for p, o in zip(theirs, own, strict=True)]
+    given = [{"params": p} | base | o for p, o in zip(theirs, overrides, strict=True)]
     rates = [group.get("lr", 1e-3) for group in given]
     given = [group | {"lr": 0.0} for group in given]
     reference = getattr(torch.optim, type(ours).__name__)(given)
@@ -160,10 +160,10 @@ def test_state_can_be_carried_over(row):
         straight.step_samples(G, np.ones(40))
     saved = straight.state_dict()
     assert len(saved["hyper"]) == len(saved["state"]) == len(STRUCTURES)
-    base, own = ROWS[row]
+    base, overrides = ROWS[row]
     copies = [mapped(np.copy, group.params) for group in straight.groups]
     # other numbers, which loading replaces; functions stay
-    changed = [o | {"weight_decay": 0.7} | {k: 0.9 for k in o if k == "lr" and not callable(o[k])} for o in own]
+    changed = [o | {"weight_decay": 0.7} | {k: 0.9 for k in o if k == "lr" and not callable(o[k])} for o in overrides]
     resumed = optimizer_of(row)([{"params": p} | c for p, c in zip(copies, changed, strict=True)], **base)
     resumed.load_state_dict(saved)
     for grads, G in steps[2:]:

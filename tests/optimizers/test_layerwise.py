@@ -45,8 +45,8 @@ def drawn(name, seed):
     found["weight_decay"] = 0.0 if seed % 3 == 0 else 10 ** rng.uniform(-4, -1)
     if name == "LAMB":
         return found | {"betas": tuple(rng.uniform(0, 0.999, 2).tolist())}
-    own = {"momentum": rng.uniform(0.1, 0.99), "nesterov": bool(seed & 2)}
-    return found | own | {"trust_coefficient": 10 ** rng.uniform(-3, -1)}
+    hyper = {"momentum": rng.uniform(0.1, 0.99), "nesterov": bool(seed & 2)}
+    return found | hyper | {"trust_coefficient": 10 ** rng.uniform(-3, -1)}
 
 
 class Reference:
@@ -74,8 +74,8 @@ def compare(params, state, reference, dtype):
         if w.size:
             close(w, reference.params[k], dtype)
             assert state.keys() == reference.state[k].keys()
-            for name, held in state.items():
-                close(held[k], reference.state[k][name], dtype)
+            for name, arrays in state.items():
+                close(arrays[k], reference.state[k][name], dtype)
 
 
 DRAWN = [(name, seed, dtype) for name in NAMES for seed in range(8) for dtype in TOLERANCE]
@@ -96,19 +96,19 @@ def test_as_in_the_paper(name, seed, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_have_their_own_hyperparameters_and_every_tensor_its_own_norm(name):
-    own = [drawn(name, seed) | {"maximize": bool(k & 1)} for k, seed in enumerate((1, 4, 5))]
+    hypers = [drawn(name, seed) | {"maximize": bool(k & 1)} for k, seed in enumerate((1, 4, 5))]
     params = [[samples((n,), "float64", n, wide=False)] for n in (40, 3, 2000)]
     reference = Reference(name, [w for (w,) in params])
-    optimizer = getattr(gdgpu, name)([{"params": w} | h for w, h in zip(params, own, strict=True)], lr=1.0)
+    optimizer = getattr(gdgpu, name)([{"params": w} | h for w, h in zip(params, hypers, strict=True)], lr=1.0)
     for step in range(20):
         grads = [[samples(w.shape, "float64", step, wide=False)] for (w,) in params]
         optimizer.step(grads)
-        reference.step([g for (g,) in grads], *own)
+        reference.step([g for (g,) in grads], *hypers)
     for k, (w,) in enumerate(params):
         state = optimizer.state_dict()["state"][k]
         close(w, reference.params[k], "float64")
-        for n, (held,) in state.items():
-            close(held, reference.state[k][n], "float64")
+        for n, (array,) in state.items():
+            close(array, reference.state[k][n], "float64")
 
 
 @pytest.mark.parametrize("where", ("weights", "gradients", "both"))
@@ -182,11 +182,11 @@ def test_every_way_of_stepping(name):
             results.append((params, optimizer.state_dict()["state"]))
     (expected, state), *others = results
     assert all((w != old).any() for w, old in zip(expected, start, strict=True) if w.size)
-    for params, held in others:
+    for params, other_state in others:
         for k, w in enumerate(params):
             assert_same_bits(w, expected[k])
             for key in state:
-                assert_same_bits(held[key][k], state[key][k])
+                assert_same_bits(other_state[key][k], state[key][k])
 
 
 @pytest.mark.parametrize("name", NAMES)

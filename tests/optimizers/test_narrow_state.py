@@ -28,8 +28,8 @@ def by_largest(w, g, mean, largest, lr):
     return w - lr * mean / largest, mean, largest
 
 
-OWN = {rule.rule.name: rule for rule in (user_rules.heavy_ball, user_rules.debiased, by_largest)}
-LABELS = [*(label for label in OPTIMIZERS if rule_of(label).state and not rule_of(label).early), *OWN]
+USER_RULES = {rule.rule.name: rule for rule in (user_rules.heavy_ball, user_rules.debiased, by_largest)}
+LABELS = [*(label for label in OPTIMIZERS if rule_of(label).state and not rule_of(label).early), *USER_RULES]
 CASES = [(label, rounding) for label in LABELS for rounding in ROUNDINGS]
 FEW = [(label, "stochastic") for label in ("Momentum", "Adam", "Adamax", "Adadelta", "by_largest")] + [
     ("Adam", "nearest")
@@ -37,8 +37,8 @@ FEW = [(label, "stochastic") for label in ("Momentum", "Adam", "Adamax", "Adadel
 
 
 def optimizer(label, w, **common):
-    if label in OWN:
-        return OWN[label](w, lr=1.0, **common)
+    if label in USER_RULES:
+        return USER_RULES[label](w, lr=1.0, **common)
     return make(label, w, lr=1.0, **common)
 
 
@@ -77,8 +77,8 @@ def test_no_step_is_far_longer_than_with_float32_state(label, rounding):
         for step, pair in enumerate(zip(narrow, steps_of(label, given[name]), strict=True)):
             longest, moved = np.maximum(longest, np.abs(pair[1])), moved + pair
             in_block = np.repeat(longest.reshape(-1, BLOCK).max(axis=1), BLOCK)
-            most = 4 * np.where((ratio >= 0.01) & (name != "wandering"), longest, in_block)
-            too_long = np.abs(pair[0]) > most
+            limit = 4 * np.where((ratio >= 0.01) & (name != "wandering"), longest, in_block)
+            too_long = np.abs(pair[0]) > limit
             assert not too_long.any(), f"{name}, step {step}, ratios {set(ratio[too_long])}"
         if name in ("constant", "noisy"):
             for r, least in ((1, 0.7), (0.1, 0.7), (0.01, 0.7), (0.001, 0.35)):

@@ -192,7 +192,7 @@ def test_rates_on_a_quadratic(k):
         assert late == pytest.approx(math.log(rate), abs=2 * math.log(2) / (steps / 2))
 
 
-OWN = {"SGD-dampening": {"weight_decay": 0.1}, "Momentum": {"nesterov": True, "maximize": True}}
+OVERRIDES = {"SGD-dampening": {"weight_decay": 0.1}, "Momentum": {"nesterov": True, "maximize": True}}
 
 
 LAYOUTS = [(label, structure) for label in OPTIMIZERS for structure in ("array", "list", "dict")]
@@ -201,7 +201,7 @@ FEW_LAYOUTS = [(label, x) for label, x in LAYOUTS if x == "array" or label in ("
 
 @pytest.mark.parametrize(("label", "structure"), usual(LAYOUTS, FEW_LAYOUTS))
 def test_state_can_be_carried_over(label, structure):
-    hyper = arguments_of(label, **OWN.get(label, {}))
+    hyper = arguments_of(label, **OVERRIDES.get(label, {}))
     arrays = {"a": samples((6, 5), "float32"), "b": samples((9,), "float64")}
     gradients = [{k: samples(v.shape, v.dtype.name, s) for k, v in arrays.items()} for s in range(1, 6)]
 
@@ -267,8 +267,8 @@ def test_the_accumulator_holds_a_sum_for_each_level():
     G = np.ones((40, P), np.float32)
     warm = gdgpu.Accumulator(np.zeros(3, np.float32))
     warm.add(np.ones((40, 3), np.float32))
-    held = []
+    sums_of_samples = []
     sums = 2 * P * 4  # 40 rows: two levels
-    assert peak_of(lambda: held.append(gdgpu.Accumulator(G[0]))) < 1.1 * sums / 2
-    assert peak_of(lambda: held[0].add(G)) < 1.1 * sums + sums / 2
-    assert peak_of(lambda: held[0].add(G[:10])) < 20_000
+    assert peak_of(lambda: sums_of_samples.append(gdgpu.Accumulator(G[0]))) < 1.1 * sums / 2
+    assert peak_of(lambda: sums_of_samples[0].add(G)) < 1.1 * sums + sums / 2
+    assert peak_of(lambda: sums_of_samples[0].add(G[:10])) < 20_000

@@ -52,14 +52,14 @@ def test_masters_are_float32_weights_and_params_their_image(label, dtype):
         grads = arrays(SHAPES, ["float32"] * len(SHAPES), 10 * step)
         one.step(grads)
         other.step(grads)
-        kept = states(one)
-        for w, master, expected in zip(params, kept.pop("master"), wide, strict=True):
+        saved = states(one)
+        for w, master, expected in zip(params, saved.pop("master"), wide, strict=True):
             assert_same_bits(master, expected)
             assert_same_bits(w, expected.astype(dtype_of(dtype)))
-        for name, held in states(other).items():
-            for actual, expected in zip(kept.pop(name), held, strict=True):
+        for name, values in states(other).items():
+            for actual, expected in zip(saved.pop(name), values, strict=True):
                 assert_same_bits(actual, expected)
-        assert not kept
+        assert not saved
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
@@ -88,9 +88,9 @@ def test_each_step_is_float32s_with_its_new_state_rounded(label, state_dtype):
         grads, old = placed(SIZES, 10 * step), copies(params)
         one.step(grads)
         other.step(grads)
-        for name, held in states(other).items():
+        for name, values in states(other).items():
             kind = rule.code(name) if state_dtype == "uint8" else state_dtype
-            for actual, value in zip(states(one)[name], held, strict=True):
+            for actual, value in zip(states(one)[name], values, strict=True):
                 assert_same_bits(actual, rounded(value, kind))
                 assert (actual >= 0).all() or name not in rule.nonnegative
         for w, wanted, before in zip(params, expected, old, strict=True):
@@ -115,8 +115,8 @@ def test_state_goes_on_where_it_was(label, state_dtype, rounding):
     other = make(label, copies(params), **common)
     saved = one.state_dict()
     other.load_state_dict(saved)
-    for name, held in states(other).items():
-        for actual, expected in zip(held, saved["state"][name], strict=True):
+    for name, values in states(other).items():
+        for actual, expected in zip(values, saved["state"][name], strict=True):
             assert_same_bits(actual, expected)
     for step in range(5):
         grads = placed(SIZES[:-1], 100 * step)
@@ -132,9 +132,9 @@ def test_state_moves_to_another_dtype(before, after):
     one.step(placed(SIZES, 2))
     other = gdgpu.Adam(copies(params), state_dtype=after)
     other.load_state_dict(one.state_dict())
-    for name, coded in (("exp_avg", "signed8"), ("exp_avg_sq", "unsigned8")):
+    for name, code in (("exp_avg", "signed8"), ("exp_avg_sq", "unsigned8")):
         for actual, value in zip(states(other)[name], states(one)[name], strict=True):
-            assert_same_bits(actual, rounded(value, coded if after == "uint8" else after))
+            assert_same_bits(actual, rounded(value, code if after == "uint8" else after))
 
 
 @pytest.mark.parametrize(("label", "state_dtype"), [*STORED, *((label, "float32") for label in OPTIMIZERS)])

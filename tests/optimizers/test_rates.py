@@ -172,15 +172,16 @@ def closed_form(form, ahead, momentum, rates):
 
     Momentum keeps each gradient with the lr of its own step; SGD keeps it bare, and moves by today's lr.
     """
-    own, today = (
+    buffer_rates, step_rates = (
         ([-lr for lr in rates], [1] * STEPS) if form is gdgpu.Momentum else ([1] * STEPS, [-lr for lr in rates])
     )
-    kept = [own[j] * momentum ** (STEPS - 1 - j) for j in range(STEPS)]
+    remaining = [buffer_rates[j] * momentum ** (STEPS - 1 - j) for j in range(STEPS)]
     moved = [
-        own[j] * (sum(today[t] * momentum ** (t - j + ahead) for t in range(j, STEPS)) + ahead * today[j])
+        buffer_rates[j]
+        * (sum(step_rates[t] * momentum ** (t - j + ahead) for t in range(j, STEPS)) + ahead * step_rates[j])
         for j in range(STEPS)
     ]
-    return kept, moved
+    return remaining, moved
 
 
 def summed(factors, gradients):
@@ -202,17 +203,17 @@ def test_momentum_is_its_closed_form(dtype, form, ahead, schedule):
     w, gradients = samples((20,), dtype, wide=False), samples((STEPS, 20), dtype, wide=False)
     start, rounded = w.astype(np.float64), np.zeros(20)
     optimizer = form(w, RATES[schedule], momentum=0.9, nesterov=ahead)
-    own = float(kind.eps + np.finfo(sums).eps) / 2
+    unit = float(kind.eps + np.finfo(sums).eps) / 2
     for g in gradients:
         optimizer.step(g)
-        rounded += own / (1 - own) * np.abs(w.astype(np.float64)) + float(kind.smallest_subnormal) / 2
+        rounded += unit / (1 - unit) * np.abs(w.astype(np.float64)) + float(kind.smallest_subnormal) / 2
     (state,) = optimizer.state_dict()["state"].values()
     assert state.dtype == sums
 
     rates = [Fraction(float(sums(RATES[schedule](t)))) for t in range(STEPS)]
-    kept, moved = closed_form(form, ahead, Fraction(float(sums(0.9))), rates)
+    remaining, moved = closed_form(form, ahead, Fraction(float(sums(0.9))), rates)
     n = (STEPS + 2) * Fraction(float(np.finfo(sums).eps)) / 2
-    for i, (value, size) in enumerate(zip(*summed(kept, gradients), strict=True)):
+    for i, (value, size) in enumerate(zip(*summed(remaining, gradients), strict=True)):
         assert abs(Fraction(float(state[i])) - value) <= n / (1 - n) * size
     for i, (value, size) in enumerate(zip(*summed(moved, gradients), strict=True)):
         end = Fraction(float(start[i])) + value

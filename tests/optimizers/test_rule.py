@@ -42,7 +42,7 @@ def debiased_in_numpy(w, gradients, lr, beta, eps, bounded, uphill):
 
 
 # rule, hyperparameters, dtypes of the parameters
-OWN = {
+USER_RULES = {
     "heavy_ball": (heavy_ball, {"lr": 0.05, "momentum": 0.8}, DTYPES),
     "debiased": (debiased, {}, DTYPES),
     "debiased_bounded": (debiased, {"lr": 0.02, "beta": 0.5, "bounded": True}, DTYPES),
@@ -62,7 +62,7 @@ def steps_and_batches(optimizer, hyper, dtype):
     return [*W, *(a for s in run.state_dict()["state"] for a in s.values())]
 
 
-TYPED = [(name, dtype) for name, (*_, dtypes) in OWN.items() for dtype in dtypes]
+TYPED = [(name, dtype) for name, (*_, dtypes) in USER_RULES.items() for dtype in dtypes]
 
 
 def answers(typed):
@@ -70,38 +70,38 @@ def answers(typed):
     return {
         f"{name}/{dtype}/{k}": bits(array)
         for name, dtype in typed
-        for k, array in enumerate(steps_and_batches(*OWN[name][:2], dtype))
+        for k, array in enumerate(steps_and_batches(*USER_RULES[name][:2], dtype))
     }
 
 
 @pytest.mark.parametrize("dtype", usual(DTYPES, ("bfloat16", "float32")))
 def test_it_has_the_bits_of_the_built_in_one(dtype):
-    hyper = OWN["heavy_ball"][1]
-    for own, built_in in zip(*(steps_and_batches(f, hyper, dtype) for f in (heavy_ball, gdgpu.Momentum)), strict=True):
-        assert_same_bits(own, built_in)
+    hyper = USER_RULES["heavy_ball"][1]
+    for user, built_in in zip(*(steps_and_batches(f, hyper, dtype) for f in (heavy_ball, gdgpu.Momentum)), strict=True):
+        assert_same_bits(user, built_in)
 
 
 # what every optimizer takes besides, and what of a step: dtypes of the parameters
 COMMON = {
     "uint8": ({"state_dtype": "uint8", "rounding": "stochastic", "seed": 3}, {}, "float32"),
-    "kept": ({"master": True, "ema": 0.5, "state_dtype": "bfloat16", "rounding": "stochastic"}, {}, "bfloat16"),
-    "around": ({}, {"grad_scale": 2.0, "clip_value": 3.0, "clip_norm": 4.0}, "float32"),
+    "copies": ({"master": True, "ema": 0.5, "state_dtype": "bfloat16", "rounding": "stochastic"}, {}, "bfloat16"),
+    "grad_scaling": ({}, {"grad_scale": 2.0, "clip_value": 3.0, "clip_norm": 4.0}, "float32"),
 }
 
 
 @pytest.mark.parametrize("name", COMMON)
 def test_it_takes_what_every_optimizer_takes(name):
-    common, around, dtype = COMMON[name]
+    common, keywords, dtype = COMMON[name]
     found = []
     for optimizer in (heavy_ball, gdgpu.Momentum):
         w = samples((600,), dtype, 1)
         run = optimizer(w, 0.1, momentum=0.8, **common)
         for k in range(3):
-            run.step(samples((600,), dtype, 2 + k), **around)
+            run.step(samples((600,), dtype, 2 + k), **keywords)
         run.step_samples(samples((4, 600), dtype, 6))
         found.append([w, *(array for array in run.state_dict()["state"].values())])
-    for own, built_in in zip(*found, strict=True):
-        assert_same_bits(own, built_in)
+    for user, built_in in zip(*found, strict=True):
+        assert_same_bits(user, built_in)
 
 
 def test_codes_of_too_many_states_are_refused():
@@ -242,13 +242,13 @@ KERNELS = {
 
 def test_the_gate_lists_what_a_users_rule_is_made_into():
     for name, kernels in KERNELS.items():
-        assert {row.name for row in catalogue.of_rule(OWN[name][0].rule)} >= kernels
+        assert {row.name for row in catalogue.of_rule(USER_RULES[name][0].rule)} >= kernels
 
 
 @compiles
 @pytest.mark.parametrize("name", usual(KERNELS, ["heavy_ball"]))
 def test_the_gate_takes_a_users_rule(name):
-    figures = OWN[name][0].check(architectures=["sm_90"])
+    figures = USER_RULES[name][0].check(architectures=["sm_90"])
     assert {f["kernel"] for f in figures} >= KERNELS[name]
     assert all(f["registers"] > 0 and f["findings"] == [] and f["arch"] == "sm_90" for f in figures)
     (update,) = (f for f in figures if f["kernel"] == name)

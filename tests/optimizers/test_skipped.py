@@ -32,16 +32,16 @@ def compare(label, skipped, dtypes=FLOATS, lr=0.1, asked=(), bound=False, **comm
         grads = arrays(SHAPES, dtypes, 100 * (step + 1))
         found[0] = step in skipped
         given = spoiled(grads, np.nan if step % 2 else np.inf) if found else grads
-        for held, g in zip(memory, given, strict=True):
-            held[...] = g
+        for array, g in zip(memory, given, strict=True):
+            array[...] = g
         before = snapshot(one)
         run()
         if found:
             assert snapshot(one) == before
         else:
             two.step(copies(grads), **asked)
-        for held, g in zip(memory, given, strict=True):
-            assert_same_bits(held, np.zeros_like(g) if asked.get("zero_grads") else g)
+        for array, g in zip(memory, given, strict=True):
+            assert_same_bits(array, np.zeros_like(g) if asked.get("zero_grads") else g)
         assert snapshot(one) == snapshot(two)
     assert one.steps == STEPS - len(skipped)
     assert any((w != old).any() for w, old in zip(params, arrays(SHAPES, dtypes, 1), strict=True))
@@ -104,8 +104,8 @@ def test_several_dtypes_are_one_step(label):
 def test_groups():
     params = arrays(SHAPES[:2], FLOATS[:2], 1)
     plain = copies(params)
-    own = {"betas": (0.5, 0.75), "lr": rate, "maximize": True}
-    one, two = (gdgpu.Adam([{"params": [a]} | own, {"params": [b]}], 0.1) for a, b in (params, plain))
+    options = {"betas": (0.5, 0.75), "lr": rate, "maximize": True}
+    one, two = (gdgpu.Adam([{"params": [a]} | options, {"params": [b]}], 0.1) for a, b in (params, plain))
     for step in range(STEPS):
         grads = [[samples(w.shape, "float32", step)] for w in params]
         one.step(grads, found_inf=step in (0, 3))

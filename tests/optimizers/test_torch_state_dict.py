@@ -15,7 +15,7 @@ from support.references import assert_same_bits, samples
 from support.tolerances import far
 
 # Arguments beside those of the table of optimizers, or in their place.
-OWN = {
+OVERRIDES = {
     "SGD": {"weight_decay": 0.1},
     "SGD-momentum": {"weight_decay": 0.1},
     "SGD-dampening": {"dampening": 0.4},
@@ -31,7 +31,9 @@ OWN = {
     "NAdam": {"betas": (0.95, 0.98), "momentum_decay": 0.01},
     "RAdam": {"betas": (0.5, 0.6)},
 }
-CASES = {label: arguments_of(label, **OWN.get(label, {})) for label, (name, _) in OPTIMIZERS.items() if name in NAMES}
+CASES = {
+    label: arguments_of(label, **OVERRIDES.get(label, {})) for label, (name, _) in OPTIMIZERS.items() if name in NAMES
+}
 SHAPES = [(3, 4), (5,), ()]
 
 
@@ -258,10 +260,10 @@ def changed(where, **new):
     """A case in which one group (0) or the state of one tensor (1) is another; None leaves a key out."""
 
     def change(saved):
-        held = saved["param_groups"][0] if where == "group" else saved["state"][1]
-        held.update(new)
+        entry = saved["param_groups"][0] if where == "group" else saved["state"][1]
+        entry.update(new)
         for key in [key for key, value in new.items() if value is None]:
-            del held[key]
+            del entry[key]
         return saved
 
     return change

@@ -197,8 +197,8 @@ def test_a_slow_stage_shortens_the_last_and_an_error_stops_nobody(tmp_path, repo
     def second(record, names, end, setting):
         """Fails."""
         given["second"] = list(names), end - clock[0]
-        held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
-        assert held["bits_equal"] is True and held["rows"] is None and held["stages"]["second"]["seconds"] is None
+        saved = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
+        assert saved["bits_equal"] is True and saved["rows"] is None and saved["stages"]["second"]["seconds"] is None
         raise RuntimeError("out of order\nand more")
 
     def third(record, names, end, setting):
@@ -215,15 +215,15 @@ def test_a_slow_stage_shortens_the_last_and_an_error_stops_nobody(tmp_path, repo
     ]
     gpu_check.check(record, stages, 85, gpu_stages.Setting(), gpu_check.Console(quiet=True))
     assert given == {"first": (["a"], 60), "second": (["b", "c"], 25), "third": (["d", "e"], 25)}
-    held = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
-    assert [stage["error"] for stage in held["stages"].values()] == [
+    saved = json.loads(gpu_report.path_of(tmp_path, report["device"]).read_text())
+    assert [stage["error"] for stage in saved["stages"].values()] == [
         None,
         "RuntimeError: out of order",
         "twice: no memory",
         None,
     ]
-    assert held["stages"]["third"]["left_out"] == ["f"] and held["stages"]["last"]["left_out"] == ["g"]
-    assert (held["bits_equal"], held["sanitizer_findings"], held["rows"]) == (True, 0, None)
+    assert saved["stages"]["third"]["left_out"] == ["f"] and saved["stages"]["last"]["left_out"] == ["g"]
+    assert (saved["bits_equal"], saved["sanitizer_findings"], saved["rows"]) == (True, 0, None)
 
 
 def command(*arguments, **environment):

@@ -86,14 +86,14 @@ def test_verify_names_what_is_missing_and_writes_nothing(small, uncompiled, tmp_
     files = sorted(tmp_path.rglob("*"))
     assert run(tmp_path, capsys, "--verify")[:2] == (0, {"kernels": 2, "missing": [], "whole": True})
     lost = next(tmp_path.glob("kernels/*momentum*"))
-    kept = lost.read_bytes()
+    content = lost.read_bytes()
     lost.unlink()
     status, said, _ = run(tmp_path, capsys, "--verify")
     assert (status, said["missing"]) == (1, [lost.name.partition(".")[0]])
-    lost.write_bytes(kept + b"!")  # as if it had been hurt on its way
+    lost.write_bytes(content + b"!")  # as if it had been hurt on its way
     status, said, _ = run(tmp_path, capsys, "--verify")
     assert (status, said["missing"], said["whole"]) == (1, [lost.name.partition(".")[0]], False)
-    lost.write_bytes(kept)
+    lost.write_bytes(content)
     assert run(tmp_path, capsys, "--verify")[0] == 0
     more = lost.with_name("update_more_0123.sm_90.cubin")  # what was compiled there does no harm
     more.write_bytes(b"")

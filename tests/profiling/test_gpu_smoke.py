@@ -1,12 +1,12 @@
 """The smoke run's checks, executed: in the simulator, with as much of CuPy as they use on top of NumPy."""
 
 import json
-from pathlib import Path
 
 import pytest
 from gpu import hazards
 from gpu import smoke as gpu_smoke
 
+from support import ROOT
 from support.processes import forked
 
 CUPY = """
@@ -147,7 +147,7 @@ def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "cupy").mkdir()
     (folder / "cupy" / "__init__.py").write_text(CUPY)
-    beginning = BEGINNING.format(profiling=str(Path(gpu_smoke.__file__).parents[1]), stub=str(folder))
+    beginning = BEGINNING.format(profiling=str(ROOT / "profiling"), stub=str(folder))
     scripts = {
         name: f"{change}\nsys.exit(smoke.serve({list(names)!r}, smoke.answer))"
         for name, (names, change) in SCRIPTS.items()

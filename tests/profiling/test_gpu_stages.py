@@ -54,13 +54,13 @@ def record(tmp_path):
     return record
 
 
-def held(record):
+def written(record):
     """What the file says."""
     return json.loads(gpu_report.path_of(record.directory, record.report["device"]).read_text())
 
 
 def rows_of(record, dtype="float32"):
-    return {row["case"]: row for row in held(record)["rows"] if row["dtype"] == dtype}
+    return {row["case"]: row for row in written(record)["rows"] if row["dtype"] == dtype}
 
 
 def soon():
@@ -70,8 +70,8 @@ def soon():
 def test_every_case_of_the_table_has_a_row_from_the_start(record):
     assert [name for name, _ in gpu_stages.gpu_cases()] == list(CASES)
     assert list(rows_of(record)) == list(CASES)
-    assert all(row["error"] == "not reached" for row in held(record)["rows"])
-    assert held(record)["bits"] == dict.fromkeys(bits.CASES)
+    assert all(row["error"] == "not reached" for row in written(record)["rows"])
+    assert written(record)["bits"] == dict.fromkeys(bits.CASES)
 
 
 def test_a_row_that_fails_loses_only_itself(record, stub, hanging):
@@ -86,8 +86,8 @@ def test_a_row_that_fails_loses_only_itself(record, stub, hanging):
     }
     row = rows_of(record)[CORE[5]]
     assert (row["median_ms"], row["limit"], row["peers"]["torch"], row["peers"]["cupy"]) == (0.5, 0.93, 4.0, None)
-    assert held(record)["copy_gbs"] == 3000 and "copy_gbs" not in row
-    assert held(record)["host_us"] == {c: None if c in errors else 5.5 for c in CASES}
+    assert written(record)["copy_gbs"] == 3000 and "copy_gbs" not in row
+    assert written(record)["host_us"] == {c: None if c in errors else 5.5 for c in CASES}
 
 
 def test_slow_peers_add_to_a_row_and_never_take_from_it(record, stub):
@@ -154,7 +154,7 @@ def test_bits_are_put_together_case_by_case(asked, equal, said, record, stub, mo
     record.put("bits", dict.fromkeys(NAMES))
     stub(**({NAMES[7]: asked} if asked else {}))
     assert gpu_stages.bits(record, NAMES, soon(), SETTING) is None
-    found = held(record)
+    found = written(record)
     assert found["bits_equal"] is equal
     assert found["bits"].pop(NAMES[7]).startswith(said)
     assert set(found["bits"].values()) == {"equal"}
@@ -167,9 +167,9 @@ def test_bits_that_are_not_all_reached_are_not_equal(record, stub, hanging):
     hanging(SOON)
     stub(**{NAMES[7]: "hang"})
     assert gpu_stages.bits(record, NAMES, soon(), SETTING) == "out of time"
-    found = held(record)["bits"]
+    found = written(record)["bits"]
     assert 0 < sum(said == "equal" for said in found.values()) < len(NAMES)
-    assert held(record)["bits_equal"] is None
+    assert written(record)["bits_equal"] is None
 
 
 A, B = np.arange(4, dtype=np.uint32), np.zeros(3, np.uint16)
@@ -240,7 +240,7 @@ def test_findings(says, findings, note, record, stub, hanging, monkeypatch):
     monkeypatch.setattr(gpu_stages, "run", tool)
     stub(**(CLEAN | says))
     said = gpu_stages.proof(record, list(gpu_stages.SANITIZERS), soon(), SETTING)
-    found = held(record)
+    found = written(record)
     assert found["sanitizer_findings"] == findings
     assert (note or "") in (said or "") and bool(said) == bool(note)
     assert found["sanitizer"]["racecheck" if "memcheck" in says else "memcheck"]["findings"] == 0
@@ -251,8 +251,8 @@ def test_findings(says, findings, note, record, stub, hanging, monkeypatch):
 def test_without_the_tool(record, monkeypatch):
     monkeypatch.setattr(gpu_stages.shutil, "which", lambda name, path: None)
     gpu_stages.proof(record, list(gpu_stages.SANITIZERS), soon(), SETTING)
-    assert held(record)["sanitizer_findings"] is None
-    assert any("compute-sanitizer is not on the PATH" in line for line in gpu_report.faults(held(record)))
+    assert written(record)["sanitizer_findings"] is None
+    assert any("compute-sanitizer is not on the PATH" in line for line in gpu_report.faults(written(record)))
 
 
 def test_short_run_covers_every_family_and_every_pattern_means_something():
@@ -265,7 +265,8 @@ def test_short_run_covers_every_family_and_every_pattern_means_something():
 
 def test_outcome_of_the_tests(tmp_path, record, hanging, monkeypatch):
     """Real tests: every outcome, a name with spaces, and one at which the time is over."""
-    file = tmp_path / "test_it.py"
+    file = tmp_path / "tests" / "test_it.py"
+    file.parent.mkdir()
     file.write_text(
         "import pytest, time\n"
         "@pytest.mark.parametrize('x', ['a b, c - d', 'e'])\ndef test_good(x): pass\n"
@@ -274,12 +275,12 @@ def test_outcome_of_the_tests(tmp_path, record, hanging, monkeypatch):
         "def test_broken(broken): pass\n"
         "@pytest.mark.skip(reason='no second GPU')\ndef test_skipped(): pass\n"
     )
-    shown = os.path.relpath(file, gpu_stages.ROOT)
+    shown = os.path.relpath(file.parent, gpu_stages.ROOT)
     monkeypatch.setattr(gpu_stages, "GPU_TESTS", shown)
     monkeypatch.setattr(gpu_stages, "OUTCOME", gpu_stages.outcomes(shown))
     monkeypatch.setattr(gpu_stages, "REASON", gpu_stages.reasons(shown))
     assert gpu_stages.tests(record, soon()) is None
-    found = held(record)["tests"]
+    found = written(record)["tests"]
     assert (found["passed"], found["failed"]) == (2, 2) and "note" not in found
     (skipped,) = found["skipped"]
     assert "test_skipped" in skipped and "no second GPU" in skipped
@@ -290,7 +291,7 @@ def test_outcome_of_the_tests(tmp_path, record, hanging, monkeypatch):
     with file.open("a") as more:
         more.write(f"def test_slow():\n    open({str(hangs)!r}, 'w').write('here')\n    time.sleep(600)\n")
     assert gpu_stages.tests(record, soon()) == "tests: cut after 60 s"
-    found = held(record)["tests"]
+    found = written(record)["tests"]
     assert (found["passed"], found["failed"], found["note"]) == (2, 2, "cut after 60 s")
 
 
@@ -313,7 +314,7 @@ def test_killed_at_twenty_moments_it_holds_all_that_was_finished(tmp_path, stub,
             os.waitpid(child, 0)
             number = max([number, *map(int, pipe)])
         numbers.add(number)
-        lost.append(number - finished(held(record)))
+        lost.append(number - finished(written(record)))
     assert max(lost) <= 0, lost
     assert len(numbers) > 5 and max(numbers) > 10  # it was killed at work
 

@@ -18,8 +18,8 @@ from support import ROOT, gpu_stub
 from support.processes import is_gone
 
 TESTS = [
-    "tests/gpu/test_gpu.py::test_a PASSED [ 50%]",
-    "tests/gpu/test_gpu.py::test_b SKIPPED (no second GPU) [100%]",
+    "tests/gpu/test_gpu_graphs.py::test_a PASSED [ 50%]",
+    "tests/gpu/test_gpu_memory.py::test_b SKIPPED (no second GPU) [100%]",
     0,
 ]
 GOOD = {"-m": TESTS, "memcheck": ["ERROR SUMMARY: 0 errors", 0], "racecheck": ["RACECHECK SUMMARY: 0 hazards", 0]}

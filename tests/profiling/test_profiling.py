@@ -285,7 +285,7 @@ def nearly(name):
     return "nearest" in (cases.find(name).torch or "")
 
 
-@pytest.mark.parametrize("name, peer", [pair for pair in pairs(("read", *cases.OWN)) if not nearly(pair[0])])
+@pytest.mark.parametrize("name, peer", [pair for pair in pairs(("read", *cases.GDGPU_PEERS)) if not nearly(pair[0])])
 def test_peers_do_the_same_work(name, peer, monkeypatch, uncompiled):
     if peer.startswith("torch"):
         pytest.importorskip("torch")
@@ -297,7 +297,7 @@ def test_peers_do_the_same_work(name, peer, monkeypatch, uncompiled):
         np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, peer", [(name, peer) for name, peer in pairs(("read",)) if peer in cases.OWN])
+@pytest.mark.parametrize("name, peer", [(name, peer) for name, peer in pairs(("read",)) if peer in cases.GDGPU_PEERS])
 def test_fewer_bytes_are_compared_with_the_usual_ones(name, peer):
     """Nearly the same work, and not the very same."""
     ours, theirs = (outcome(name, contender, "float32")[0] for contender in ("gdgpu", peer))

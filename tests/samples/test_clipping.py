@@ -23,7 +23,7 @@ from support.sample_norms import MIXED, batch, factors_of, norms_of, roundings_o
 NAN, INF = math.nan, math.inf
 
 
-def most_of(norms):
+def median_of(norms):
     """A norm to clip to, which is below that of half of the samples, or more."""
     return 0.9 * float(np.median(norms)) if len(norms) else 1.0
 
@@ -52,12 +52,12 @@ def assert_all_same(actual, expected):
 
 # step_samples and bind_samples
 
-OWN = {
+OVERRIDES = {
     "SGD-dampening": {"weight_decay": 0.1, "maximize": True},
     "Momentum": {"nesterov": True},
     "LARS": {"trust_coefficient": 0.1},
 }
-KINDS = [(label, OWN.get(label, {})) for label in OPTIMIZERS] + [
+KINDS = [(label, OVERRIDES.get(label, {})) for label in OPTIMIZERS] + [
     ("Momentum", {"state_dtype": "uint8"}),
     ("Momentum", {"ema": 0.9}),
     ("Adam", {"state_dtype": "uint8", "rounding": "stochastic", "seed": 3}),
@@ -65,7 +65,7 @@ KINDS = [(label, OWN.get(label, {})) for label in OPTIMIZERS] + [
 ]
 # Of each number of states one, a rule of two phases, and each way to hold state: a step is clipped before its rule.
 FEW = ("SGD", "Momentum", "SGD-dampening", "Adam-amsgrad", "LARS", "AdamW")
-USUAL = [(label, own) for label, own in KINDS if label in FEW and (label != "AdamW" or own)]
+USUAL = [(label, hyper) for label, hyper in KINDS if label in FEW and (label != "AdamW" or hyper)]
 
 
 def documented(G, C, weights=None):
@@ -76,17 +76,17 @@ def documented(G, C, weights=None):
 
 def compare(clips, apart, G, weights=None, reduction="mean"):
     """A clipped step of the one is a weighted step of the other."""
-    C = most_of(gdgpu.sample_norms(G))
+    C = median_of(gdgpu.sample_norms(G))
     clips.step_samples(G, weights, reduction, C)
     apart.step_samples(G, documented(G, C, weights), reduction)
     assert_same_optimizers(clips, apart)
 
 
 @pytest.mark.parametrize("threads", (1, 3))  # which read 40 and 64 samples once, and twice
-@pytest.mark.parametrize(("label", "own"), usual(KINDS, USUAL), ids=str)
-def test_every_optimizer(label, own, threads, use_threads):
+@pytest.mark.parametrize(("label", "hyper"), usual(KINDS, USUAL), ids=str)
+def test_every_optimizer(label, hyper, threads, use_threads):
     use_threads(threads)
-    clips, apart = two_of(label, ["float32"] * 4, own)
+    clips, apart = two_of(label, ["float32"] * 4, hyper)
     for step, B in enumerate((40, 0, 1, 64)):
         compare(clips, apart, gradients(B, ["float32"] * 4, step), reduction=REDUCTIONS[step % 2])
 
@@ -96,9 +96,9 @@ DTYPE_SETS += [("LAMB", {}, MIXED), ("Adam", {"master": True}, ["float16", "bflo
 
 
 @pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize(("label", "own", "dtypes"), usual(DTYPE_SETS, DTYPE_SETS[:5]), ids=str)
-def test_every_dtype_and_several_side_by_side(label, own, dtypes, weighted):
-    clips, apart = two_of(label, dtypes, own)
+@pytest.mark.parametrize(("label", "hyper", "dtypes"), usual(DTYPE_SETS, DTYPE_SETS[:5]), ids=str)
+def test_every_dtype_and_several_side_by_side(label, hyper, dtypes, weighted):
+    clips, apart = two_of(label, dtypes, hyper)
     for step, B in enumerate((1, 40, 0, 1100)):
         weights = weights_for(B).astype(np.float64) * 1.1 if weighted else None  # which are cast first
         for g_dtypes in {tuple(dtypes), tuple(dtypes[::-1])}:
@@ -110,23 +110,23 @@ def test_every_dtype_and_several_side_by_side(label, own, dtypes, weighted):
 def test_views(view, dtype, use_threads):
     use_threads(1)
     G = [VIEWS[view](g) for g in batch(35, (1, 129, 3000), dtype)]
-    C = most_of(norms_of(G))
+    C = median_of(norms_of(G))
     assert_all_same(clipped(G, C), expected_of(G, C))
 
 
 def test_groups_share_a_samples_norm_and_rules_too():
     G = batch(50, (30, 7, 300), "float32")
-    C, pair = most_of(norms_of(G)), [[samples((g.shape[1],), "float32", 9) for g in G] for _ in range(2)]
-    for params, weights, most in zip(pair, (None, documented(G, C)), (C, None), strict=True):
+    C, pair = median_of(norms_of(G)), [[samples((g.shape[1],), "float32", 9) for g in G] for _ in range(2)]
+    for params, weights, max_norm in zip(pair, (None, documented(G, C)), (C, None), strict=True):
         groups = [{"params": params[:1]}, {"params": params[1:], "nesterov": True, "lr": 0.5}]
-        gdgpu.Momentum(groups, 0.1).step_samples([G[:1], G[1:]], weights, max_norm=most)
+        gdgpu.Momentum(groups, 0.1).step_samples([G[:1], G[1:]], weights, max_norm=max_norm)
     assert_all_same(*pair)
 
 
 def test_tensors_are_added_up_in_the_order_of_params():
     params = {k: np.zeros(P, np.float32) for k, P in {"a": 900, "b": 1, "c": 70}.items()}
     G = {k: samples((40, len(w)), "float32", w.size) for k, w in params.items()}
-    other, C = {k: G[k] for k in ("c", "a", "b")}, most_of(norms_of(G.values()))
+    other, C = {k: G[k] for k in ("c", "a", "b")}, median_of(norms_of(G.values()))
     assert (norms_of(G.values()) != norms_of(other.values())).any()
     gdgpu.SGD(params, 1.0).step_samples(other, max_norm=C)
     assert_all_same([0 - w for w in params.values()], expected_of(G.values(), C))
@@ -148,14 +148,14 @@ SIZES = {
 def test_read_once_or_twice_on_any_threads(size, use_threads, monkeypatch):
     (B, columns), dtypes = SIZES[size], ("bfloat16", "float64")
     monkeypatch.setattr(kernels, "CPU_PIECES", 1)  # fewer are larger
-    held = [batch(B, columns, dtype) for dtype in dtypes]
-    most = [most_of(norms_of(G)) for G in held]
-    expected = [expected_of(G, C, weights_for(B, d), "sum") for G, C, d in zip(held, most, dtypes, strict=True)]
+    batches = [batch(B, columns, dtype) for dtype in dtypes]
+    limits = [median_of(norms_of(G)) for G in batches]
+    expected = [expected_of(G, C, weights_for(B, d), "sum") for G, C, d in zip(batches, limits, dtypes, strict=True)]
     for choose in (Clipped.segment, lambda self, rows: None):
         monkeypatch.setattr(Clipped, "segment", choose)
         for threads in (1, 2, 5):
             use_threads(threads)
-            for G, C, d, wanted in zip(held, most, dtypes, expected, strict=True):
+            for G, C, d, wanted in zip(batches, limits, dtypes, expected, strict=True):
                 assert_all_same(clipped(G, C, weights_for(B, d), "sum"), wanted)
 
 
@@ -188,7 +188,7 @@ def test_gradients_are_near_those_of_numpy(B, dtype, reduction):
     columns = (3, 40)
     G, weights = batch(B, columns, dtype), weights_for(B, dtype)
     norms = np.sqrt(sum((g.astype(np.float64) ** 2).sum(1) for g in G))
-    C = float(np.float32(most_of(norms)))
+    C = float(np.float32(median_of(norms)))
     factors = np.minimum(1, C / norms)
     unit = np.finfo(sums_of(dtype)).eps / 2
     for found, g in zip(clipped(G, C, weights, reduction), G, strict=True):
@@ -210,7 +210,7 @@ def test_norms_to_clip_to(B, dtype, threads, use_threads):
     assert all((g != 0).any() for g in unclipped)
     for C in (INF, np.float32(INF), 1e30, *[1e300] * (dtype != "float64")):  # beyond all numbers of float32
         assert_all_same(clipped(G, C, weights), unclipped)
-    C = most_of(norms_of(G)[3:])
+    C = median_of(norms_of(G)[3:])
     assert_all_same(clipped(G, C, weights), expected_of(G, C, weights))
 
 
@@ -234,7 +234,7 @@ def test_a_norm_that_is_not_finite_makes_weights_nan(bad, threads, use_threads):
 def test_bound_steps_clip_what_the_arrays_hold_then(B, threads, weighted, dtypes, use_threads):
     bound, plain = two_of("LARS", dtypes, {"trust_coefficient": 0.1})
     G, weights = gradients(B, dtypes, 1), weights_for(B) if weighted else None
-    C = most_of(norms_of(G.values()))
+    C = median_of(norms_of(G.values()))
     use_threads(threads[0])
     run = bound.bind_samples(G, weights, "sum", C)
     assert_same_optimizers(bound, plain)
@@ -266,7 +266,7 @@ def test_any_views_and_pieces(cuts, columns, dtype, weighted, reduction, pad, st
     """A batch in pieces, or whole, is the weighted tree of the whole."""
     B = sum(cuts)
     G = [g[::step, : g.shape[1] - pad] for g in batch(B * abs(step), [P + pad for P in columns], dtype)]
-    weights, C = weights_for(B, dtype) if weighted else None, most_of(norms_of(G))
+    weights, C = weights_for(B, dtype) if weighted else None, median_of(norms_of(G))
     expected = expected_of(G, C, weights, reduction)
     assert_all_same(clipped(G, C, weights, reduction), expected)
     accumulator, first = gdgpu.Accumulator([np.zeros(P, dtype_of(dtype)) for P in columns]), 0

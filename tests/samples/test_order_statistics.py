@@ -122,9 +122,9 @@ def floats(dtype):
 @given(data=st.data())
 def test_any_bits(dtype, data):
     """Subnormals, both zeros, infinities and every NaN are ordered as NumPy orders them."""
-    held = data.draw(st.lists(st.one_of(floats(dtype), st.sampled_from([0, 1])), min_size=1, max_size=12))
+    values = data.draw(st.lists(st.one_of(floats(dtype), st.sampled_from([0, 1])), min_size=1, max_size=12))
     kind = dtype_of(dtype)
-    G = np.array(held, f"uint{8 * kind.itemsize}").view(kind).reshape(-1, 1)
+    G = np.array(values, f"uint{8 * kind.itemsize}").view(kind).reshape(-1, 1)
     assert_same_bits(gdgpu.median_samples(G), median(G))
 
 

@@ -65,9 +65,9 @@ def test_norms_of_every_16_bit_value(dtype):
     with np.errstate(invalid="ignore"):  # signalling NaNs
         wide = np.abs(values[:, 0].astype(np.float32))
     norms = gdgpu.sample_norms(values)
-    kept = (wide > 1e-18) & (wide < 1.8e19)
-    assert kept.sum() > 30_000
-    np.testing.assert_array_equal(norms[kept], wide[kept])
+    in_range = (wide > 1e-18) & (wide < 1.8e19)
+    assert in_range.sum() > 30_000
+    np.testing.assert_array_equal(norms[in_range], wide[in_range])
     np.testing.assert_array_equal(norms[wide > 1.9e19], INF)
     np.testing.assert_array_equal(norms[wide < 2e-23], 0)
     assert np.isnan(norms[np.isnan(wide)]).all()
@@ -147,8 +147,8 @@ def test_factors(max_norm, dtype):
 
 @pytest.mark.parametrize("kind", (np.float32, np.float64))
 def test_a_factor_is_rounded_once(kind):
-    norms, most = np.exp2(np.random.default_rng(0).uniform(-20, 20, 300)).astype(kind), Fraction(float(kind(0.1)))
-    expected = [nearest(min(Fraction(1), most / Fraction(float(n))), kind) for n in norms]
+    norms, max_norm = np.exp2(np.random.default_rng(0).uniform(-20, 20, 300)).astype(kind), Fraction(float(kind(0.1)))
+    expected = [nearest(min(Fraction(1), max_norm / Fraction(float(n))), kind) for n in norms]
     assert_same_bits(gdgpu.clip_weights(norms, 0.1), np.array(expected, kind))
 
 

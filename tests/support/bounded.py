@@ -31,8 +31,8 @@ class Bounded:
         return other if isinstance(other, Bounded) else Bounded(other, self.unit * np.abs(other), self.unit)
 
     def _made(self, value, error):
-        own = max(self.unit, 2.0**-52)  # float64's: of the reference's own arithmetic too
-        return Bounded(value, error + own * (np.abs(value) + error) + 2.0**-149, self.unit)
+        unit = max(self.unit, 2.0**-52)  # float64's: of the reference's own arithmetic too
+        return Bounded(value, error + unit * (np.abs(value) + error) + 2.0**-149, self.unit)
 
     def __neg__(self):
         return Bounded(-self.value, self.error, self.unit)
@@ -78,16 +78,16 @@ class Bounded:
         other = self._of(other)
         return Bounded(np.maximum(self.value, other.value), np.maximum(self.error, other.error), self.unit)
 
-    def clipped(self, most):
-        most = self._of(most)
-        value = np.clip(self.value, -most.value, most.value)
-        return Bounded(value, np.maximum(self.error, most.error), self.unit)
+    def clipped(self, limit):
+        limit = self._of(limit)
+        value = np.clip(self.value, -limit.value, limit.value)
+        return Bounded(value, np.maximum(self.error, limit.error), self.unit)
 
     def norm(self):
         return norm_of([self])
 
-    def at_most(self, most):
-        return Bounded(np.minimum(self.value, most), self.error, self.unit)
+    def minimum(self, limit):
+        return Bounded(np.minimum(self.value, limit), self.error, self.unit)
 
 
 def norm_of(parts):

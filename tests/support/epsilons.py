@@ -51,9 +51,9 @@ def least_epsilon(rate, noise, steps, delta, cell=2e-5, cells=1 << 19):
     return _smallest(lambda epsilon: composed @ np.maximum(-np.expm1(epsilon - losses), 0), delta)
 
 
-def _smallest(spent, delta, most=20.0):
+def _smallest(spent, delta, largest=20.0):
     """The smallest epsilon >= 0 at which spent(epsilon), which falls, is delta at most."""
-    low, high = 0.0, most
+    low, high = 0.0, largest
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if spent(middle) > delta else (low, middle)

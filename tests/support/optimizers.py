@@ -38,14 +38,14 @@ def class_of(label, module=gdgpu):
     return getattr(module, OPTIMIZERS[label][0])
 
 
-def arguments_of(label, **own):
+def arguments_of(label, **hyper):
     """The arguments of this label, and these in their place or beside them."""
-    return OPTIMIZERS[label][1] | own
+    return OPTIMIZERS[label][1] | hyper
 
 
-def make(label, params, lr=0.1, **own):
+def make(label, params, lr=0.1, **hyper):
     """The optimizer of this label in OPTIMIZERS."""
-    return class_of(label)(params, lr=lr, **arguments_of(label, **own))
+    return class_of(label)(params, lr=lr, **arguments_of(label, **hyper))
 
 
 def rule_of(label):
@@ -66,7 +66,7 @@ def schedule(steps):
 def snapshot(optimizer):
     """Everything that a step, an assignment or loading may change; arrays as bytes, state as it is held."""
     params = [np.asarray(v.owner).tobytes() for v in optimizer._engine.views]
-    state = [[held.array.tobytes() for held in states] for states in optimizer._engine.state]
+    state = [[array.array.tobytes() for array in states] for states in optimizer._engine.state]
     products = {s.key: s.carried.tolist() for s in optimizer._engine.scalars.values() if s.rule.carried}
     rates = [group.lr for group in optimizer.groups]
     return params, state, products, optimizer.steps, rates, optimizer.state_dict()["hyper"]

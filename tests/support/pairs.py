@@ -8,14 +8,14 @@ from support.references import assert_same_bits, samples
 SHAPES = {"weight": (7, 11), "bias": (), "nothing": (0, 3), "wide": (2100,)}
 
 
-def two_of(label, dtypes, own, lr=0.05):
+def two_of(label, dtypes, hyper, lr=0.05):
     """Two optimizers of this label in OPTIMIZERS, with these arguments of their own, over equal parameters."""
     pair = []
     for _ in range(2):
         params = {
             k: np.array(samples((1, *shape), d, 9)[0]) for (k, shape), d in zip(SHAPES.items(), dtypes, strict=True)
         }
-        pair.append(make(label, params, lr, **own))
+        pair.append(make(label, params, lr, **hyper))
     return pair
 
 
@@ -29,6 +29,6 @@ def assert_same_optimizers(a, b):
         assert_same_bits(a.params[k], b.params[k])
     a, b = a.state_dict(), b.state_dict()
     assert a["state"].keys() == b["state"].keys()
-    for name, held in a["state"].items():
+    for name, arrays in a["state"].items():
         for k in SHAPES:
-            assert_same_bits(held[k], b["state"][name][k])
+            assert_same_bits(arrays[k], b["state"][name][k])

@@ -220,13 +220,13 @@ TRUST = {
 @POSIX
 @pytest.mark.parametrize("case", TRUST)
 def test_what_others_may_write_is_not_run(cache, tmp_path, monkeypatch, capsys, case):
-    (own, above, is_used), inside = TRUST[case], cache / "inside"
+    (mode, parent_mode, is_used), inside = TRUST[case], cache / "inside"
     assert load() == (1, False) and load() == (1, True)
     inside.mkdir()
     for path in cache.glob("kept*"):
         path.rename(inside / path.name)
     monkeypatch.setenv("GDGPU_CACHE_DIR", str(inside))
-    for path, change in ((inside, own), (cache, above)):
+    for path, change in ((inside, mode), (cache, parent_mode)):
         if change == "given away":
             give_away(path, monkeypatch)
         else:

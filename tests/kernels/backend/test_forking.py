@@ -59,12 +59,12 @@ step()
 compiled = []
 
 
-def compile_own():
+def compile_other():
     while len(compiled) < 6:
-        compiled.append(numba.njit("int64(int64)", cache=False)(lambda x: x + len("own")))
+        compiled.append(numba.njit("int64(int64)", cache=False)(lambda x: x + len("other")))
 
 
-thread = threading.Thread(target=compile_own)
+thread = threading.Thread(target=compile_other)
 thread.start()
 children = []
 while thread.is_alive():

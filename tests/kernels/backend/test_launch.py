@@ -166,5 +166,5 @@ def test_a_full_disk_only_costs_the_next_process_its_time(tmp_path):
 @pytest.mark.parametrize("kinds", (("int64",), ("float32", "int64", "float64"), ()))
 def test_arguments_are_packed_as_the_driver_reads_them(kinds):
     values = [3 * k + 0.5 if kind != "int64" else -(2**40) - k for k, kind in enumerate(kinds)]
-    pointers, _held = driver.packed(kinds, values)
+    pointers, _keeps = driver.packed(kinds, values)
     assert read(kinds, ctypes.addressof(pointers)) == values

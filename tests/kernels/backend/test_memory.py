@@ -90,17 +90,17 @@ def test_the_reference_rounds_to_nearest_even():
     assert_same_bits(np.frombuffer(packed, np.float16), values.astype(np.float16))
     values = hard_to_round("bfloat16")
     values = values[np.isfinite(values)]
-    low, kept = values.view(np.uint32) & 0xFFFF, values.view(np.uint32) >> 16
-    up = (low > 0x8000) | ((low == 0x8000) & (kept & 1 == 1))
+    low, high = values.view(np.uint32) & 0xFFFF, values.view(np.uint32) >> 16
+    up = (low > 0x8000) | ((low == 0x8000) & (high & 1 == 1))
     with np.errstate(over="ignore"):
         rounded = values.astype(ml_dtypes.bfloat16)
-    np.testing.assert_array_equal(bits(rounded), kept + up)
+    np.testing.assert_array_equal(bits(rounded), high + up)
 
 
 @pytest.mark.parametrize(("dtype", "lanes", "how"), COMBINATIONS)
 def test_bits_survive_a_copy(dtype, lanes, how):
-    held = np.uint16 if "16" in dtype else dtype
-    source, target = aligned(512, held), aligned(512, held)
+    storage = np.uint16 if "16" in dtype else dtype
+    source, target = aligned(512, storage), aligned(512, storage)
     rng = np.random.default_rng(3)
     source.view(np.uint8)[:] = rng.integers(0, 256, source.nbytes, np.uint8)
     copy_through(dtype, lanes, how, source, target)

@@ -63,7 +63,7 @@ def test_a_step_rounds_once(name, hyper, state, expected):
     w, first, g = (samples((2000,), "float32", seed, wide=False) for seed in range(3))
     optimizer = getattr(gdgpu, name)(w, lr=LR, **hyper)
     optimizer.step(first)
-    before, start = {k: held.copy() for k, held in optimizer.state_dict()["state"].items()}, w.copy()
+    before, start = {k: array.copy() for k, array in optimizer.state_dict()["state"].items()}, w.copy()
     optimizer.step(g)
     found = optimizer.state_dict()["state"][state] if state else w
     assert_same_bits(found, expected(start, g, before))

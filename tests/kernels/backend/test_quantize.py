@@ -145,15 +145,15 @@ def test_blocks_of_every_size_of_values(kind, top):
     unit = scale(values[0], kind)
     code = encode(values, unit, kind)
     assert_same_bits(code, nearest_codes(values / np.float64(unit), kind).astype(np.int32))
-    held = decode(code, unit, kind)
-    error = np.abs(held.astype(np.float64) - values)
+    decoded = decode(code, unit, kind)
+    error = np.abs(decoded.astype(np.float64) - values)
     steps_are_even = np.abs(values) < np.float64(values[0]) * 2.0 ** (-14 if kind == "unsigned8" else -6)
     small = unit == LEAST_SCALE  # where float32 has no smaller scales
     assert (error[~steps_are_even] < np.abs(values[~steps_are_even]) / 31).all() or small
     assert (error <= np.maximum(np.abs(values) / 31, unit * (0.5 if kind == "signed8" else 1))).all()
-    again = scale(np.abs(held).max(), kind)
+    again = scale(np.abs(decoded).max(), kind)
     assert again <= unit
-    assert_same_bits(decode(encode(held, again, kind), again, kind), held)
+    assert_same_bits(decode(encode(decoded, again, kind), again, kind), decoded)
 
 
 @pytest.mark.parametrize("kind", VALUES)

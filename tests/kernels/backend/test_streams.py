@@ -230,7 +230,7 @@ def test_a_fault_that_counters_show_is_raised_before_anything_is_launched(stub):
 def test_a_graph_reads_what_the_optimizer_keeps(later, stub):
     optimizer, g = made()
     run = optimizer.bind(g)
-    held, address, gradient = weakref.ref(run._launches), g.ctypes.data, weakref.ref(g)
+    launches, address, gradient = weakref.ref(run._launches), g.ctypes.data, weakref.ref(g)
     stub.current_stream().capturing = True
     run()
     stub.current_stream().capturing = False
@@ -243,11 +243,11 @@ def test_a_graph_reads_what_the_optimizer_keeps(later, stub):
         assert stub.launched[-1][3][0] != table
         finish(stub)
     gc.collect()
-    assert held() is not None and row_of(table, 0, 5)[3] == address and gradient() is not None
+    assert launches() is not None and row_of(table, 0, 5)[3] == address and gradient() is not None
     del optimizer
     if later == "dropped":
         gc.collect()
-        assert held() is None
+        assert launches() is None
 
 
 def finish(stub):

@@ -24,7 +24,7 @@ from gdgpu.kernels.rules.table import RULES
 from support import covering, skeletons
 
 # The functions of a rule and of its first phase, and that of a loss.
-OWN = re.compile(r"@device\ndef (?:rule|norm|residuals)\(.*?(?=\n\n|\Z)", re.DOTALL)
+FUNCTIONS = re.compile(r"@device\ndef (?:rule|norm|residuals)\(.*?(?=\n\n|\Z)", re.DOTALL)
 DEVICES = "cpu", "cuda"
 STORED = None, "bfloat16", "uint8"  # the dtype of state; None: that of the sums
 COPIES = (), ("master",), ("ema",), ("master", "ema")
@@ -54,7 +54,7 @@ def text_of(monkeypatch):
 
 def skeleton(text, rule):
     """The text without the rule's functions, in which its states are called by number, and its scalars are one."""
-    text = OWN.sub("", text)
+    text = FUNCTIONS.sub("", text)
     for k, name in enumerate(rule.state):
         text = text.replace(f"s{k}_{name}", f"s{k}")
     read = "\n".join(f"    h_{name} = load_sum(hyper_at, {k})" for k, name in enumerate(rule.scalars))
@@ -69,33 +69,33 @@ def skeleton(text, rule):
 
 @cache
 def updates():
-    """(dtypes of w and g, kept, dtype of state, options): all dtypes, and all pairs; with --full all threes."""
+    """(dtypes of w and g, copies, dtype of state, options): all dtypes, and all pairs; with --full all threes."""
     values = W_AND_G, COPIES, STORED, *[(False, True)] * len(OPTIONS)
     chosen = covering.some(list(itertools.product(*values)), together=3 if covering.FULL else 2)
     mixed = [(*case[:3], tuple(itertools.compress(OPTIONS, case[3:]))) for case in chosen]
     return [(dtypes, (), None, ()) for dtypes in W_AND_G] + mixed
 
 
-def held(rule, dtypes, kept, stored):
+def dtypes_of(rule, dtypes, copies, stored):
     """The dtypes of (w, g, *states)."""
     sums = accumulator(dtypes[0])
     codes = [rule.code(name) for name in rule.state]
-    return (*dtypes, *[sums] * len(kept), *(codes if stored == "uint8" else [stored or sums] * len(rule.state)))
+    return (*dtypes, *[sums] * len(copies), *(codes if stored == "uint8" else [stored or sums] * len(rule.state)))
 
 
 def built(rule, flags):
     """(what it is for, builder, arguments) of every kernel of a rule with these flags."""
     for case in updates():
-        dtypes, kept, stored, options = case
+        dtypes, copies, stored, options = case
         if rule.early and stored == "uint8":  # has no kernel
             continue
-        ours, stores = with_copies(rule, kept), held(rule, dtypes, kept, stored)
+        ours, stores = with_copies(rule, copies), dtypes_of(rule, dtypes, copies, stored)
         for device in DEVICES:
             yield (device, case), update.kernel, (device, ours, flags, stores, options)
             if rule.norm:
                 yield (device, case, "norms"), tensor_norms.kernels, (device, ours, flags, stores, options)
     for device, (w, g), weighted in itertools.product(DEVICES, W_AND_G, (False, True)) if not rule.norm else ():
-        stores = held(rule, (w, g), (), None)
+        stores = dtypes_of(rule, (w, g), (), None)
         yield (device, w, g, weighted), reduce_update.kernel, (device, rule, flags, (w, *stores[2:]), g, weighted)
 
 
@@ -114,9 +114,9 @@ def test_a_kernel_is_a_skeleton_and_a_rule_that_do_not_depend_on_each_other(grou
         for flags in flags_of(rule):
             for case, builder, arguments in built(rule, flags):
                 text = text_of(builder, *arguments)
-                coded = tuple(map(rule.code, rule.state)) if "uint8" in case[1] else ()
-                functions.setdefault((rule.name, flags, builder), set()).add(tuple(OWN.findall(text)))
-                skeletons.setdefault((*case, coded), set()).add(skeleton(text, rule))
+                formats = tuple(map(rule.code, rule.state)) if "uint8" in case[1] else ()
+                functions.setdefault((rule.name, flags, builder), set()).add(tuple(FUNCTIONS.findall(text)))
+                skeletons.setdefault((*case, formats), set()).add(skeleton(text, rule))
     assert [key for key, texts in functions.items() if len(texts) > 1] == []
     assert [key for key, texts in skeletons.items() if len(texts) > 1] == []
     for function, phase in ((group[0].function, update.kernel), (group[0].norm, tensor_norms.kernels)):
@@ -128,10 +128,10 @@ def test_a_kernel_is_a_skeleton_and_a_rule_that_do_not_depend_on_each_other(grou
 def test_the_two_dtypes_of_16_bits_have_the_same_skeletons(device, text_of):
     """Of the same size, they are loaded and stored by functions of their names, and rounded at random by others."""
     for rule, flags in ((rule, flags_of(rule)[0]) for rule in RULES.values()):
-        for kept, options in itertools.product(COPIES, ((), OPTIONS)):
-            stores = [held(rule, (dtype, dtype), kept, None) for dtype in ("bfloat16", "float16")]
+        for copies, options in itertools.product(COPIES, ((), OPTIONS)):
+            stores = [dtypes_of(rule, (dtype, dtype), copies, None) for dtype in ("bfloat16", "float16")]
             bfloat16, float16 = (
-                text_of(update.kernel, device, with_copies(rule, kept), flags, each, options) for each in stores
+                text_of(update.kernel, device, with_copies(rule, copies), flags, each, options) for each in stores
             )
             assert bfloat16.replace("bfloat16", "float16") == float16
 
@@ -143,8 +143,8 @@ def test_a_models_kernel_is_a_skeleton_and_a_loss(device, text_of):
         tile = linear.tile_of(outputs, device, x_dtype)
         for loss in losses.NAMES:
             text = text_of(linear.kernel, device, loss, x_dtype, tile, clipped)
-            functions.setdefault(loss, set()).add(tuple(OWN.findall(text)))
-            skeletons.setdefault((x_dtype, tile, clipped), set()).add(OWN.sub("", text))
+            functions.setdefault(loss, set()).add(tuple(FUNCTIONS.findall(text)))
+            skeletons.setdefault((x_dtype, tile, clipped), set()).add(FUNCTIONS.sub("", text))
     assert [len(texts) for texts in functions.values()] == [1] * len(losses.NAMES)
     assert [len(text) for texts in functions.values() for text in texts] == [1] * len(losses.NAMES)
     assert [key for key, texts in skeletons.items() if len(texts) > 1] == []

@@ -71,7 +71,7 @@ def assigned_in_steps(w, g):
     return a
 
 
-def its_own_fma(w, g):
+def multiplied_and_added(w, g):
     return multiply_add(0.1, w, 0.7)
 
 
@@ -95,7 +95,7 @@ LITERALS = {
     a_switch_of_its_module: lambda w, g, F: w * np.where(w > 0, F(0.1), F(0.7)),
     not_a_number: lambda w, g, F: np.where(w > F(0.3), F("nan"), w * F("-inf")),
     assigned_in_steps: lambda w, g, F: (g + F(0.1)) * np.where((w > 0) & (w < F(0.7)), F(1), F(0.3)),
-    its_own_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(0.7)) for x in w], F),
+    multiplied_and_added: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(0.7)) for x in w], F),
     the_packages_fma: lambda w, g, F: np.array([gdgpu.fma(F(0.1), x, F(-0.7)) for x in w], F),
     a_branch: lambda w, g, F: np.where(w > F(0.1), w, F(-0.1)),
 }
@@ -214,20 +214,20 @@ def test_what_numba_cannot_compile_is_said_in_a_line(body, message):
         generated.load("bad", text, {}, "gdgpu.kernels.backend.cpu")
 
 
-def optional_state(w, g, first, second, kept):
-    if kept:
+def optional_state(w, g, first, second, is_given):
+    if is_given:
         second = second + g
         g = second
     return w - g, first + g, second
 
 
-@pytest.mark.parametrize("kept", (False, True))
-def test_states_may_be_absent(kept):
-    absent = () if kept else ("second",)
-    text = source.rule_text(optional_state, {"kept": kept}, absent)
+@pytest.mark.parametrize("is_given", (False, True))
+def test_states_may_be_absent(is_given):
+    absent = () if is_given else ("second",)
+    text = source.rule_text(optional_state, {"is_given": is_given}, absent)
     scope = {}
     exec(text, scope)
-    assert scope["rule"](*(1.0, 2.0, 3.0, 4.0)[: 4 - len(absent)]) == ((-5.0, 9.0, 6.0) if kept else (-1.0, 5.0))
+    assert scope["rule"](*(1.0, 2.0, 3.0, 4.0)[: 4 - len(absent)]) == ((-5.0, 9.0, 6.0) if is_given else (-1.0, 5.0))
 
 
 SCRIPT = f"""

@@ -68,10 +68,10 @@ def test_every_element_is_updated_once(threads, use_threads):
 
 
 def test_neighbours_are_left_alone():
-    around = np.full(40, 5, np.float32)
+    buffer = np.full(40, 5, np.float32)
     kernel = update.kernel("cpu", RULES["gradient_descent"], (("maximize", False),), ("float32", "float32"))
-    launch(kernel, [[around[3:30], np.ones(27, np.float32)]], np.array([[1, 0]], np.float32))
-    np.testing.assert_array_equal(around, [5] * 3 + [4] * 27 + [5] * 10)
+    launch(kernel, [[buffer[3:30], np.ones(27, np.float32)]], np.array([[1, 0]], np.float32))
+    np.testing.assert_array_equal(buffer, [5] * 3 + [4] * 27 + [5] * 10)
 
 
 SIZES = ([0, 1, 1 << 14, (1 << 14) + 1, 0, 3 * (1 << 16) - 1, 2**31 + 5], [1024] * 100, [65536] * 100, [7], [])

@@ -104,10 +104,10 @@ def test_out_is_filled_and_returned(dtype):
     out = np.full((2, 50), np.nan, sums_of(dtype))
     assert gdgpu.reduce_samples(G, out=out) is out
     assert_same_bits(out, gdgpu.reduce_samples(G))
-    around = np.full(102, 7, sums_of(dtype))
-    gdgpu.reduce_samples(G, out=around[1:-1].reshape(2, 50))
-    assert_same_bits(around[1:-1], out.ravel())
-    assert around[0] == around[-1] == 7
+    buffer = np.full(102, 7, sums_of(dtype))
+    gdgpu.reduce_samples(G, out=buffer[1:-1].reshape(2, 50))
+    assert_same_bits(buffer[1:-1], out.ravel())
+    assert buffer[0] == buffer[-1] == 7
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

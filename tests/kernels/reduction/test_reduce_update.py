@@ -30,10 +30,10 @@ def compare(fused, apart, G, weights=None, reduction="mean"):
     assert_same_optimizers(fused, apart)
 
 
-@pytest.mark.parametrize(("label", "own"), usual(KINDS, FEW_KINDS), ids=str)
-def test_every_optimizer(label, own):
+@pytest.mark.parametrize(("label", "hyper"), usual(KINDS, FEW_KINDS), ids=str)
+def test_every_optimizer(label, hyper):
     dtypes = ["float32"] * 4
-    fused, apart = two_of(label, dtypes, own)
+    fused, apart = two_of(label, dtypes, hyper)
     for step, B in enumerate((1, 40, 0, 32, 1100)):
         compare(fused, apart, gradients(B, dtypes, step), reduction="sum" if step % 2 else "mean")
 
@@ -76,9 +76,9 @@ def test_the_number_of_threads_changes_nothing(large, threads, use_threads):
 
 
 def wide(G):
-    around = np.full((G.shape[0], G[0].size + 3), np.nan, G.dtype)
-    around[:, 1:-2] = G.reshape(G.shape[0], -1)
-    view = around[:, 1:-2]
+    buffer = np.full((G.shape[0], G[0].size + 3), np.nan, G.dtype)
+    buffer[:, 1:-2] = G.reshape(G.shape[0], -1)
+    view = buffer[:, 1:-2]
     shape, strides = G.shape, (view.strides[0], *G.strides[1:])
     return np.lib.stride_tricks.as_strided(view, shape, strides)
 

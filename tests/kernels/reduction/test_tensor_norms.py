@@ -45,8 +45,8 @@ def assert_clipped(grads, clip_norm=C):
     sums = sums_of(grads[0].dtype.name).type
     expected = joint_squares([g.reshape(-1) for g in grads])
     assert_same_bits(total, expected)
-    n, most = np.sqrt(expected), sums(clip_norm)
-    assert_same_bits(factor, sums(1) if n <= most else most / n)
+    n, limit = np.sqrt(expected), sums(clip_norm)
+    assert_same_bits(factor, sums(1) if n <= limit else limit / n)
     for w, g in zip(params, grads, strict=True):
         assert_same_bits(w, (0 - g.astype(sums) * factor).astype(w.dtype))
 
@@ -138,9 +138,9 @@ def test_rules_with_norms_to_the_bit(name, dtype):
         for (w, *state), g in zip(expected, grads, strict=True):
             run_two_phases(rule, flags, w, g, state, rule_scalars(name, t)[1])
     state = optimizer.state_dict()["state"]
-    for k, (w, *held) in enumerate(expected):
+    for k, (w, *arrays) in enumerate(expected):
         assert_same_bits(params[k], w)
-        for key, array in zip(rule.state, held, strict=True):
+        for key, array in zip(rule.state, arrays, strict=True):
             assert_same_bits(state[key][k], array)
 
 

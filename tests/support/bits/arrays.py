@@ -30,9 +30,9 @@ def to_device(array):
         return xp.empty(array.shape, array.dtype)
     low, high = byte_bounds(array)
     start = low % 16
-    held = xp.zeros(start + high - low, np.uint8)
-    held[start:].set(np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8))
-    return xp.ndarray(array.shape, array.dtype, held.data + (start + array.ctypes.data - low), strides=array.strides)
+    memory = xp.zeros(start + high - low, np.uint8)
+    memory[start:].set(np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8))
+    return xp.ndarray(array.shape, array.dtype, memory.data + (start + array.ctypes.data - low), strides=array.strides)
 
 
 def special(n, dtype, seed):

@@ -22,15 +22,15 @@ def run_optimizer(name, **hyper):
         optimizer.step({k: to_device(np.array(g[0])) for k, g in G.items()})
         G = {k: to_device(g) for k, g in G.items()}
         optimizer.step_samples(G, samples((34,), "float64", step), "sum" if step else "mean")
-    states = [array for held in optimizer.state_dict()["state"].values() for array in held.values()]
+    states = [array for tensors in optimizer.state_dict()["state"].values() for array in tensors.values()]
     return [*params.values(), *states]
 
 
-def run_bound(name, own, **hyper):
+def run_bound(name, options, **hyper):
     """Bound steps of both kinds over two groups, one with options of its own, and a new lr between them."""
     shapes = [(40, 3), (5,), (33,)]
     params = [to_device(samples(shape, "float32", k)) for k, shape in enumerate(shapes)]
-    groups = [{"params": params[:2], "lr": 0.25} | own, {"params": params[2:]}]
+    groups = [{"params": params[:2], "lr": 0.25} | options, {"params": params[2:]}]
     optimizer = getattr(gdgpu, name)(groups, **hyper)
     G = [to_device(samples((70, *shape), "float32", 9)) for shape in shapes]
     grads = [to_device(samples(shape, "float32", 8)) for shape in shapes]
@@ -57,7 +57,7 @@ def run_steps(name, dtype, asked, **hyper):
         grads = list(map(to_device, grads))
         optimizer.step(grads, **asked)
     optimizer.step_samples([to_device(samples((3, *shape), dtype, 7)) for shape in shapes])
-    states = [array for held in optimizer.state_dict()["state"].values() for array in held]
+    states = [array for tensors in optimizer.state_dict()["state"].values() for array in tensors]
     return [*params, *grads, *states, np.array(optimizer.steps)]
 
 
@@ -104,17 +104,17 @@ def cases():
     yield "optimizer/SGD", run_optimizer, ("SGD",), {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01}
     yield "optimizer/Adam", run_optimizer, ("Adam",), {"lr": 0.1, "weight_decay": 0.01, "maximize": True}
     yield "optimizer/Adam, lr a function", run_optimizer, ("Adam",), {"lr": lambda t: 0.1 / (t + 1)}
-    for name, own in (("Momentum", {"maximize": True}), ("Adam", {"betas": (0.5, 0.75)})):
-        yield f"optimizer/bound {name}", run_bound, (name, own), {"lr": 0.1}
+    for name, options in (("Momentum", {"maximize": True}), ("Adam", {"betas": (0.5, 0.75)})):
+        yield f"optimizer/bound {name}", run_bound, (name, options), {"lr": 0.1}
     yield "optimizer/Momentum", run_optimizer, ("Momentum",), {"lr": lambda t: 0.1 / (t + 1), "nesterov": True}
     for rule in RULES.values():
         if rule.norm:
             yield from _norms(rule)
     yield "norms/more chunks than a node has", run_large, ("LARS",)
-    for kept, (dtype, common) in COPIES.items():
-        for name in OPTIMIZERS if kept in WITH_ALL else ("Momentum", "Adam"):
+    for label, (dtype, common) in COPIES.items():
+        for name in OPTIMIZERS if label in WITH_ALL else ("Momentum", "Adam"):
             if (name, common.get("state_dtype")) != ("LAMB", "uint8"):
-                yield f"kept/{name}/{kept}", run_steps, (name, dtype, {}), OPTIMIZERS[name] | common
+                yield f"kept/{name}/{label}", run_steps, (name, dtype, {}), OPTIMIZERS[name] | common
     for context, asked in STEP_CONTEXT.items():
         yield f"grad_scaling/Momentum/{context}", run_steps, ("Momentum", "float32", asked)
     for name, asked in itertools.product(("Adam", "LARS", "LAMB"), (ALL, ALL | {"found_inf": True})):

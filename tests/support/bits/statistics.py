@@ -30,9 +30,9 @@ def run_moments(dtype, shapes, move=lambda G: G):
     return [*means, *variances, scale]
 
 
-def run_ranks(name, arguments, dtype, B, P, held=order_statistics.CUDA_RESIDENT):
+def run_ranks(name, arguments, dtype, B, P, cuda_resident=order_statistics.CUDA_RESIDENT):
     """Held in shared memory, on CUDA, where so many bytes suffice."""
-    usual, order_statistics.CUDA_RESIDENT = order_statistics.CUDA_RESIDENT, held
+    usual, order_statistics.CUDA_RESIDENT = order_statistics.CUDA_RESIDENT, cuda_resident
     try:
         return [getattr(gdgpu, name)(to_device(unaligned(troubled(B, P, dtype))), *arguments)]
     finally:
