@@ -2,16 +2,12 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.arrays import genuine, on_device_of, torch_of
 from ..core.nvtx import ranged
 from ..core.turns import turn
 from .launches import Launches
-
-if TYPE_CHECKING:
-    from .base import Optimizer
-    from .engine import Engine
 
 
 class Bound:
@@ -25,7 +21,7 @@ class Bound:
 
     def __init__(
         self,
-        optimizer: "Optimizer",
+        optimizer: Any,
         lay_out: Callable[[Any, Launches], list[Any]],
         dropped: Sequence[str] = (),
         keep: bool = True,
@@ -36,7 +32,7 @@ class Bound:
         with engine.in_order("bind the step before the capture"):
             self._prepare(engine)
 
-    def _prepare(self, engine: "Engine") -> None:
+    def _prepare(self, engine: Any) -> None:
         launches = Launches(engine)  # which own the memory that the runs work in
         self._runs = self._lay_out(engine, launches)
         if self._launches is not None:

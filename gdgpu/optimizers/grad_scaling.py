@@ -1,6 +1,6 @@
 """What a step does besides its rule: gradient scaling, skipping, clipping, zeroing."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,16 +10,13 @@ from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.memory import itemsize
 from ..kernels.codegen.element import OPTIONS, STEP_CONTEXT
 
-if TYPE_CHECKING:
-    from .engine import Engine
-
 
 class GradScaling:
     """What one call of `step` asks for, checked. options: as kernels name them."""
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: Any,
         grad_scale: Any,
         found_inf: Any,
         clip_value: float | None,

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Any
 from ..typing import Rate
 from .hyperparameters import Hyperparameter, Settings
 
-if TYPE_CHECKING:
-    from .base import Optimizer
-
 
 class Part:
     """A group inside: its params as they were given, which tensors they are, and its settings.
@@ -36,7 +33,7 @@ class Group:
 
     lr = Hyperparameter[Rate]()
 
-    def __init__(self, optimizer: "Optimizer", index: int):
+    def __init__(self, optimizer: Any, index: int):
         self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once
         self._index = index
 
@@ -51,7 +48,7 @@ class Group:
         return self._optimizer._engine.parts[self._index].params
 
     @property
-    def _optimizer(self) -> "Optimizer":
+    def _optimizer(self) -> Any:
         optimizer = self._owner()
         if optimizer is None:
             raise ReferenceError("the optimizer of this group is gone: keep it")

@@ -20,16 +20,15 @@ from .step_scalars import counting
 
 if TYPE_CHECKING:
     from ..typing import Array
-    from .engine import Engine
 
 
 class Launches:
     """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
-    def __init__(self, engine: "Engine"):
+    def __init__(self, engine: Any):
         self.laid_out, self.context = {}, StepContext(engine.xp, "float32")
 
-    def prepare(self, engine: "Engine", gradients: list[View], scaling: Any = NOTHING) -> list[Any]:
+    def prepare(self, engine: Any, gradients: list[View], scaling: Any = NOTHING) -> list[Any]:
         """The launches of a step with gradients that are in memory: all checked and laid out before any runs."""
         self.scaling = scaling  # which owns what launches read
         scalars = [v for v in (scaling.grad_scale, scaling.found_inf) if isinstance(v, View)]
@@ -43,7 +42,7 @@ class Launches:
 
     def prepare_samples(
         self,
-        engine: "Engine",
+        engine: Any,
         G: list[View],
         weights: "dict[str, Array] | None",
         count: int,

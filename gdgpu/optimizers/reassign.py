@@ -7,7 +7,7 @@ is made of that.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +16,8 @@ from ..devices import on_host
 from .launches import Launches
 from .step_scalars import replayed
 
-if TYPE_CHECKING:
-    from .engine import Engine
 
-
-def configure(engine: "Engine", defaults: dict[str, Any], given: list[dict[str, Any]], name: str) -> None:
+def configure(engine: Any, defaults: dict[str, Any], given: list[dict[str, Any]], name: str) -> None:
     """Let an engine have these hyperparameters, of which `name` is new; where they are refused, nothing changes."""
     before = {part: (part.given, part.settings) for part in engine.parts}
     after = [part.settings for part in engine.parts] if name == "lr" else [engine.settings(defaults | g) for g in given]

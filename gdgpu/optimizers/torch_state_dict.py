@@ -3,7 +3,7 @@
 import inspect
 import math
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from ..kernels.backend.memory import accumulator
 from ..kernels.rules.rule import COPIES
 from .state_dict import params_on_host, settings_of
 from .step_scalars import replayed
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 NAMES = ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 DECOUPLED = "decoupled_weight_decay"  # which torch's Adam has for AdamW's sake
@@ -27,7 +24,7 @@ def is_torchs(state_dict: Any) -> bool:
     return isinstance(state_dict, dict) and state_dict.keys() == {"state", "param_groups"}
 
 
-def to_torch(engine: "Engine", saved: dict[str, Any]) -> dict[str, Any]:
+def to_torch(engine: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """`saved`, the optimizer's state_dict, in the form that torch.optim's optimizer of the same name loads."""
     name = _counterpart(engine, "torch")
     try:
@@ -53,7 +50,7 @@ def to_torch(engine: "Engine", saved: dict[str, Any]) -> dict[str, Any]:
     return {"state": {k: entry for k, entry in state.items() if entry}, "param_groups": param_groups}
 
 
-def from_torch(engine: "Engine", state_dict: dict[str, Any]) -> dict[str, Any]:
+def from_torch(engine: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state_dict of torch.optim in gdgpu's form. Raises ValueError naming what differs.
 
     Running products are those of an optimizer that took these steps, to the bit. torch's SGD counts no steps: the

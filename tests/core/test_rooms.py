@@ -42,19 +42,11 @@ FILES = {
 }
 
 
-def statements(node):
-    """All nodes but those that only a type checker sees."""
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
-            yield child
-            yield from statements(child)
-
-
 def imports(module):
     """The modules of the house that a module imports anywhere, as parts; and the names of all others."""
     path, inside, outside = FILES[module], set(), set()
     package = module if path.name == "__init__.py" else module[:-1]
-    for node in statements(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             outside |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
