@@ -1,6 +1,7 @@
 """Optimizers: what they share, their launches and state, and a class for each."""
 
 from importlib import import_module
+from typing import Any
 
 HOMES = {
     "SGD": "sgd",
@@ -19,7 +20,7 @@ HOMES = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'gdgpu.optimizers' has no attribute {name!r}")
     return getattr(import_module(f"gdgpu.optimizers.{HOMES[name]}"), name)

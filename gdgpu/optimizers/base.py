@@ -55,13 +55,13 @@ class Optimizer:
     lr = Hyperparameter[Rate]()
     _group: ClassVar[type[Group]] = Group
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Groups have the hyperparameters of their optimizer."""
         super().__init_subclass__(**kwargs)
         attributes = {name: value for name, value in vars(cls).items() if isinstance(value, Hyperparameter)}
         cls._group = type("Group", (cls._group,), {"__slots__": ()} | attributes)
 
-    def __init__(self, params: Params, lr: Rate, options: dict[str, Any], **precision: Any):
+    def __init__(self, params: Params, lr: Rate, options: dict[str, Any], **precision: Any) -> None:
         if error := unexpected(type(self).__name__, precision, ("lr", *options, *KEYWORDS)):
             raise error
         take_turns(self)

@@ -25,7 +25,7 @@ class Bound:
         lay_out: Callable[[Any, Launches], list[Any]],
         dropped: Sequence[str] = (),
         keep: bool = True,
-    ):
+    ) -> None:
         self._owner, self._optimizer = weakref.ref(optimizer), optimizer if keep else None
         self._lay_out, self._dropped, self._launches = lay_out, dropped, None
         engine = optimizer._engine

@@ -1,12 +1,13 @@
 """What an optimizer is inside: its parameters, state, scalars and launches, by names that the rest of the room uses."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..core.arrays import disjoint, in_order, kernel_device, view, writable
+from ..core.arrays import View, disjoint, in_order, kernel_device, view, writable
 from ..core.checks import number
 from ..core.pytree import Tree, leaves
 from ..kernels.backend.memory import accumulator
@@ -34,7 +35,7 @@ class Engine:
     varying: whether lr is a function. recorded: what CUDA graphs go on reading.
     """
 
-    def __init__(self, kind: type, params: Any, lr: Any, options: dict[str, Any], precision: dict[str, Any]):
+    def __init__(self, kind: type, params: Any, lr: Any, options: dict[str, Any], precision: dict[str, Any]) -> None:
         self.kind, self.tree, self.count, self.clock, self.version = kind, Tree(params), 0, None, 0
         self.defaults, self.precision = {"lr": checked_lr(lr)} | options, Precision(**precision)
         self.views, self.parts = [], []
@@ -64,7 +65,7 @@ class Engine:
         """The optimizer's name, in lower case."""
         return self.kind.__name__.lower()
 
-    def in_order(self, instead: str = "take this call outside of the capture"):
+    def in_order(self, instead: str = "take this call outside of the capture") -> AbstractContextManager[None]:
         """Context in which it allocates and launches: see arrays.in_order."""
         return in_order(self.views, self.order, instead)
 
@@ -73,11 +74,11 @@ class Engine:
         self.precision.seed = seed
         self.keys = self.precision.keys(len(self.views))
 
-    def new_state(self, v, settings: Settings, name: str) -> State:
+    def new_state(self, v: View, settings: Settings, name: str) -> State:
         """The state of this name of a parameter, as it begins."""
         return self.precision.new(self.device, self.xp, v, settings.rule, name, self.kind._initial(settings, name))
 
-    def gathered(self, before: dict) -> dict:
+    def gathered(self, before: dict[Any, Scalars]) -> dict[Any, Scalars]:
         """The Scalars of each rule and dtype: those from before where their groups are the same."""
         members, found = {}, {}
         for v, part in zip(self.views, self.group_of, strict=True):
@@ -213,7 +214,7 @@ class Engine:
             self.clock = self.xp.full(1, self.count, np.int64)
             self.version += 1
 
-    def take(self, launches) -> None:
+    def take(self, launches: list[Any]) -> None:
         """Take a step."""
         if self.varying:
             self.refresh()
@@ -222,7 +223,7 @@ class Engine:
         else:
             whole(launches)
 
-    def record(self, *read) -> None:
+    def record(self, *read: Any) -> None:
         """Let a CUDA graph record the next step, which goes on reading these."""
         if self.varying:
             raise RuntimeError("a CUDA graph would repeat this step's lr: first take a step, and assign lr as numbers")

@@ -22,7 +22,7 @@ class GradScaling:
         clip_value: float | None,
         clip_norm: float | None,
         zero_grads: bool,
-    ):
+    ) -> None:
         self.grad_scale = _scalar("grad_scale", grad_scale, engine, _positive)
         self.found_inf = _scalar("found_inf", found_inf, engine, lambda x: float(flag("found_inf", x)))
         sums = {scalars.sums for scalars in engine.scalars.values()}
@@ -72,7 +72,7 @@ NOTHING = _Nothing()
 class StepContext:
     """The row of addresses that a launch reads, and the numbers at some of them; they stay where they are."""
 
-    def __init__(self, xp: Any, sums: str):
+    def __init__(self, xp: Any, sums: str) -> None:
         self.sums = sums
         self.row = Buffer(xp, np.zeros(len(STEP_CONTEXT), np.int64))
         self.numbers, self.limits = Buffer(xp, np.zeros(2, np.float32)), Buffer(xp, np.zeros(2, sums))

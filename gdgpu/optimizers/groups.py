@@ -15,7 +15,7 @@ class Part:
 
     __slots__ = ("flags", "given", "kernel", "numbers", "options", "params", "rule", "settings", "tensors")
 
-    def __init__(self, params: Any, given: dict[str, Any], settings: Settings, tensors: range):
+    def __init__(self, params: Any, given: dict[str, Any], settings: Settings, tensors: range) -> None:
         self.params, self.tensors = params, tensors
         self.take(given, settings)
 
@@ -33,7 +33,7 @@ class Group:
 
     lr = Hyperparameter[Rate]()
 
-    def __init__(self, optimizer: Any, index: int):
+    def __init__(self, optimizer: Any, index: int) -> None:
         self._owner = weakref.ref(optimizer)  # no cycle: an optimizer that is dropped is gone at once
         self._index = index
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Launches:
     """The launches of an optimizer's steps, kept between them. They hold nothing that holds the optimizer."""
 
-    def __init__(self, engine: Any):
+    def __init__(self, engine: Any) -> None:
         self.laid_out, self.context = {}, StepContext(engine.xp, "float32")
 
     def prepare(self, engine: Any, gradients: list[View], scaling: Any = NOTHING) -> list[Any]:
@@ -110,7 +110,7 @@ def _joint(engine):
 
 
 class _Launch:
-    def __init__(self, engine, tensors, g_dtype, options):
+    def __init__(self, engine: Any, tensors: tuple[int, ...], g_dtype: str, options: tuple[str, ...]) -> None:
         self.tensors, self.g_dtype, self.all_views = tensors, g_dtype, engine.views
         self.device, self.xp = engine.device, engine.xp
         self.views = [engine.views[k] for k in tensors]
@@ -129,7 +129,7 @@ class _Launch:
         self.options = (*options, *["at_random"] * rounds)
         self._seen = None
 
-    def check(self, gradients, read):
+    def check(self, gradients: list[View], read: list[View]) -> None:
         """What is read must not lie in what is written; asked again only when something moved."""
         where = [(v.address, v.shape, v.strides) for v in (*gradients, *read)]
         if where != self._seen:
@@ -141,7 +141,7 @@ class _Launch:
 class Step(_Launch):
     """Update with gradients that are in memory. A rule with norms has its first phase before."""
 
-    def __init__(self, engine, tensors, g_dtype, options):
+    def __init__(self, engine: Any, tensors: tuple[int, ...], g_dtype: str, options: tuple[str, ...]) -> None:
         super().__init__(engine, tensors, g_dtype, options)
         dtypes = (self.dtypes[0], g_dtype, *self.dtypes[1:])
         self.kernel = self.rule, self.flags, dtypes, self.options
@@ -163,7 +163,7 @@ class Step(_Launch):
         compiled = update.kernel(self.device, *self.kernel)
         self.runs.append(update.launcher(self.device, compiled, self.table, self.items, plan.chunk, self.nbytes, at))
 
-    def prepare(self, gradients, clock, scaling=NOTHING, clip=None):
+    def prepare(self, gradients: list[View], clock: Any, scaling: Any = NOTHING, clip: Any = None) -> list[Any]:
         """Lay out; returns the launches."""
         self.rows[:, self.g_column] = [g.address for g in gradients]
         self.table.set(self.rows)
@@ -171,7 +171,7 @@ class Step(_Launch):
             self.context.set(scaling, 0 if clock is None else address_of(clock), clip)
         return self.runs
 
-    def clips(self, clip, last):
+    def clips(self, clip: Norms, last: bool) -> list[Any]:
         """The launches that add these gradients to the norm of all."""
         module = tensor_norms.kernels(self.device, *self.kernel, joint=True)
         return clip.launches(module, self.table, self.tensors, self.context.address, self.nbytes, last)
@@ -180,7 +180,7 @@ class Step(_Launch):
 class Samples(_Launch):
     """Reduce per-sample gradients and update, in one launch."""
 
-    def __init__(self, engine, tensors, g_dtype, options):
+    def __init__(self, engine: Any, tensors: tuple[int, ...], g_dtype: str, options: tuple[str, ...]) -> None:
         super().__init__(engine, tensors, g_dtype, options)
         self.reduction = Reduction(self.device, self.xp, self._kernel(self.rule, self.flags, self.dtypes))
         names = ("hyper", "w", *self.rule.array_names)
@@ -191,7 +191,15 @@ class Samples(_Launch):
         """What makes the kernel of a device, a dtype of G, weighted or not."""
         return lambda device, g_dtype, weighted: reduce_update.kernel(device, rule, flags, dtypes, g_dtype, weighted)
 
-    def prepare(self, G, clock, weights, count, reduction, max_norm=None):
+    def prepare(
+        self,
+        G: list[View],
+        clock: Any,
+        weights: "dict[str, Array] | None",
+        count: int,
+        reduction: str | float,
+        max_norm: Any = None,
+    ) -> list[Any]:
         """Lay out; returns the launches. weights: dtype -> array, or None; max_norm: of all these tensors."""
         matrices = [(g.address, samples(g)[2]) for g in G]
         at = 0 if weights is None else address_of(weights[self.sums])
@@ -203,7 +211,7 @@ class Samples(_Launch):
 class ReducedSamples(Samples):
     """The same in two launches, where an update needs more than an element: norms, scales of codes, random bits."""
 
-    def __init__(self, engine, tensors, g_dtype, options):
+    def __init__(self, engine: Any, tensors: tuple[int, ...], g_dtype: str, options: tuple[str, ...]) -> None:
         super().__init__(engine, tensors, g_dtype, options)
         self.gradients = [self.xp.empty(w.shape, self.sums) for w in self.views]
         self.targets = [(address_of(g),) for g in self.gradients]
@@ -213,7 +221,15 @@ class ReducedSamples(Samples):
     def _kernel(rule, flags, dtypes):
         return reduce.kernel
 
-    def prepare(self, G, clock, weights, count, reduction, max_norm=None):
+    def prepare(
+        self,
+        G: list[View],
+        clock: Any,
+        weights: "dict[str, Array] | None",
+        count: int,
+        reduction: str | float,
+        max_norm: Any = None,
+    ) -> list[Any]:
         """Lay out; returns the launches."""
         gradients = [view(g, "g") for g in self.gradients]
         reduced = super().prepare(G, clock, weights, count, reduction, max_norm)

@@ -15,7 +15,7 @@ from ..kernels.reduction.norm_tree import WIDTH, Tree
 class Norms:
     """Sums of squares of tensors of these sizes, and where they go. joint: one norm of all; else each of w and u."""
 
-    def __init__(self, device: str, xp: Any, sums: str, sizes: list[int], joint: bool):
+    def __init__(self, device: str, xp: Any, sums: str, sizes: list[int], joint: bool) -> None:
         self.device, self.xp, self.sums = device, xp, sums
         self.tree = Tree(sizes, joint)
         self.sums_of_squares = xp.zeros(self.tree.places * (1 if joint else 2), sums)

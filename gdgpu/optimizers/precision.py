@@ -46,7 +46,7 @@ class Precision:
         state_dtype: str | None = None,
         rounding: str = "nearest",
         seed: int = 0,
-    ):
+    ) -> None:
         self.copies = tuple(n for n, on in zip(COPIES, (flag("master", master), ema is not None), strict=True) if on)
         decay = number("ema", 0.0 if ema is None else ema, high=1, high_is_open=True)
         self.scalars = {"ema_decay": decay, "ema_rest": 1 - decay}
@@ -108,7 +108,7 @@ class Precision:
 class State:
     """An array of state. `array` is what kernels read and write; get and set speak of values of dtype `sums`."""
 
-    def __init__(self, device: str, xp: Any, shape: tuple[int, ...], dtype: str, sums: str):
+    def __init__(self, device: str, xp: Any, shape: tuple[int, ...], dtype: str, sums: str) -> None:
         self.device, self.xp, self.shape, self.dtype, self.sums = device, xp, shape, dtype, sums
         self.size = int(np.prod(shape))
         if dtype == sums:
@@ -142,12 +142,12 @@ class State:
         update.launcher(self.device, kernel, table, items, plan.chunk, nbytes=0)()
 
 
-def read(w, g, state):
+def _read(w, g, state):
     return state, state
 
 
-def write(w, g, state):
+def _write(w, g, state):
     return w, w
 
 
-_READ, _WRITE = Rule(read, state=("state",)), Rule(write, state=("state",))
+_READ, _WRITE = (Rule(f, name=f.__name__[1:], state=("state",)) for f in (_read, _write))

@@ -22,7 +22,7 @@ class Scalars:
     float64, and `advance` makes the scalars of the next step from them and from its running products.
     """
 
-    def __init__(self, rule: Rule, sums: str, groups: list[Any], device: str, xp: Any):
+    def __init__(self, rule: Rule, sums: str, groups: list[Any], device: str, xp: Any) -> None:
         self.rule, self.sums, self.groups = rule, sums, groups
         rows = len(groups)
         shape = (rows, len(rule.hyper))

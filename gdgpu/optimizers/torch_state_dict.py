@@ -76,7 +76,7 @@ def from_torch(engine: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 class _Part:
     """A group of ours and torch's for it, checked. entries: the state of each tensor, {} before its first step."""
 
-    def __init__(self, engine, j, group, theirs, entries):
+    def __init__(self, engine, j, group, theirs, entries) -> None:
         self.engine, self.group = engine, group
         label = f"state_dict['param_groups'][{j}]"
         self.hyper = _hyper(engine, group, theirs, label)
