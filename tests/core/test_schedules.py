@@ -1,6 +1,7 @@
 """The schedules against torch's, step by step, and what they are made of at their ends."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_numpys_integers_are_integers(name, kind):
     at, _ = TORCH[name]
     assert [at(kind(t)) for t in range(STEPS)] == [at(t) for t in range(STEPS)]
     assert schedules.inverse_sqrt(0.1, 200)(kind(127)) == schedules.inverse_sqrt(0.1, 200)(127)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_they_can_be_pickled_and_say_what_they_are(name):
+    schedule = TORCH[name][0]
+    copied = pickle.loads(pickle.dumps(schedule))
+    assert [copied(t) for t in range(STEPS + 5)] == [schedule(t) for t in range(STEPS + 5)]
+    assert repr(schedule) == repr(copied) and eval(repr(schedule), vars(schedules)) == schedule
+    optimizer = gdgpu.SGD(np.ones(2), lr=schedule)
+    assert pickle.loads(pickle.dumps(optimizer)).current() == optimizer.current()
 
 
 def test_an_optimizer_takes_them():
