@@ -77,7 +77,7 @@ def test_the_noise_scale_is_that_of_all_samples():
 
 
 def test_a_rule_of_ones_own_overshoots_less():
-    example = load("own_rule")
+    example = load("user_rule")
     momentum, cautious = example.main().values()
     assert cautious < momentum / 2
     w = np.zeros(2)

@@ -25,7 +25,7 @@ from support.covering import cover, usual
 from support.references import DTYPES, assert_same_bits, bits, run_rule, samples
 from support.user_rules import awkward, debiased, heavy_ball, plain
 
-EXAMPLE = ROOT / "examples" / "own_rule.py"
+EXAMPLE = ROOT / "examples" / "user_rule.py"
 
 
 def debiased_in_numpy(w, gradients, lr, beta, eps, bounded, uphill):

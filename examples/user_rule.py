@@ -1,6 +1,6 @@
 """An optimizer of your own: momentum that moves no weight uphill, on a valley where plain momentum overshoots.
 
-Run: python examples/own_rule.py
+Run: python examples/user_rule.py
 """
 
 import numpy as np
