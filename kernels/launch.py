@@ -18,7 +18,7 @@ from .reduction.tree import RADIX, levels
 from .samples.clip_reduce import Clipped
 from .samples.sample_norms import SampleNorms
 
-COPIES = 4  # layouts of different batch sizes: the last batch of an epoch has its own
+LAYOUTS = 4  # layouts of different batch sizes: the last batch of an epoch has its own
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Reduction:
     def _layout(self, key, split):
         """Buffers (table, items) of this shape; the items are filled in."""
         if key not in self.layouts:
-            if len(self.layouts) >= COPIES:
+            if len(self.layouts) >= LAYOUTS:
                 del self.layouts[next(iter(self.layouts))]
             self.layouts[key] = Buffer(self.xp), Buffer(self.xp, split.items())
         return self.layouts[key]
