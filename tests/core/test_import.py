@@ -31,7 +31,7 @@ def loaded(python, statement):
 )
 def test_import_loads_nothing_heavy(statement, python):
     before = loaded(python, "pass")  # what the environment itself loads at start
-    light = loaded(python, "import numpy, logging, concurrent.futures.thread")
+    light = loaded(python, "import numpy, logging, concurrent.futures.thread, __future__")
     assert loaded(python, statement) - before <= light | {"gdgpu"}
     assert not (loaded(python, statement) - before) & set(HEAVY)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import covering
+from support import ROOT, covering
 
 
 def is_allowed(*case):
@@ -56,9 +56,9 @@ def test_slices_are_parts_that_the_seed_chooses():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX alone lets a shell ignore SIGINT")
-def test_ctrl_c_reaches_tests_that_were_started_with_sigint_ignored(request):
-    test = "tests/kernels/backend/test_signals.py::test_an_interrupt_at_every_line[2]"
+def test_ctrl_c_reaches_tests_that_were_started_with_sigint_ignored(tmp_path):
+    test = f"{ROOT}/tests/kernels/backend/test_signals.py::test_an_interrupt_at_every_line[2]"
     script = "import signal, sys, pytest; signal.signal(2, signal.SIG_IGN); sys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=", test]
-    done = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
