@@ -13,7 +13,7 @@ from ..kernels.backend import threads
 from ..kernels.backend.buffers import Buffer, address_of
 from ..kernels.backend.threads import whole
 from ..kernels.launch import Job, Reduction
-from ..kernels.models import linear
+from ..kernels.models import linear, linear_job
 from ..kernels.reduction import reduce as reduction
 from ..optimizers.bound import Bound
 
@@ -127,7 +127,7 @@ class _Layout:
         if self.device == "cpu":
             threads.run(kernel, args, self.segments, X.nbytes, self.scratch_bytes)
         else:
-            kernel.launch(self.segments, linear.BLOCK, *args)
+            kernel.launch(self.segments, linear_job.BLOCK, *args)
 
     def reduced(self, scale: float) -> dict[str, Array]:
         """scale times the sums over the segments."""

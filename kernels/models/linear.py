@@ -15,12 +15,10 @@ from functools import cache, partial
 from ..backend import memory, simd
 from ..backend.limits import Limits
 from ..codegen.module import Compiled, lanes_of, stem
-from . import linear_cpu, linear_cuda, losses
-from .linear_cuda import BLOCK
-from .linear_job import CLIP, JOB, ROWS
+from . import linear_cpu, linear_cuda, linear_job, losses
+from .linear_job import CLIP, JOB
 
 __all__ = [
-    "BLOCK",
     "JOB",
     "LIMITS",
     "SEGMENTS",
@@ -55,7 +53,8 @@ def segment(device: str, rows: int, outputs: int) -> int:
 
 def work_size(device: str, outputs: int, n_features: int) -> int:
     """Sums of a segment on CUDA: those of the weights, an output a row, then outputs and squares of ROWS rows."""
-    return outputs * (n_features + ROWS) + ROWS if device == "cuda" else 0
+    rows = linear_job.ROWS
+    return outputs * (n_features + rows) + rows if device == "cuda" else 0
 
 
 def padded(outputs: int) -> int:
@@ -65,8 +64,8 @@ def padded(outputs: int) -> int:
 
 def scratch_bytes(outputs: int, n_features: int, sums: str) -> int:
     """Bytes that a thread works in."""
-    rows, pitch = padded(outputs) + 1, n_features + simd.lanes(sums)
-    return (rows * (pitch + 1 + ROWS) + ROWS) * memory.itemsize(sums) + 8 * ROWS + 64
+    rows, pitch, together = padded(outputs) + 1, n_features + simd.lanes(sums), linear_job.ROWS
+    return (rows * (pitch + 1 + together) + together) * memory.itemsize(sums) + 8 * together + 64
 
 
 @cache

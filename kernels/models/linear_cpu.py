@@ -2,7 +2,7 @@
 
 from ..backend import memory, simd
 from ..codegen.module import Compiled, accessors, fill, module
-from .linear_job import ROWS
+from . import linear_job
 
 SUMS = 20  # vectors of partial sums that the registers hold
 
@@ -97,7 +97,7 @@ def add_$name(X, offsets, n_features, k, z, sums, pitch, padded, ahead):
 def build(name: str, parts: dict[str, str], x_dtype: str, sums: str, tile: int, clipped: bool) -> Compiled:
     """The kernel of this name; parts: those that both devices have."""
     constants = accessors({x_dtype}, sums) | {
-        "ROWS": ROWS,
+        "ROWS": linear_job.ROWS,
         "TILE": tile,
         "TOGETHER": _together(tile),
         "BACK": min(tile, 2),
@@ -113,7 +113,7 @@ def build(name: str, parts: dict[str, str], x_dtype: str, sums: str, tile: int, 
         "store_vector": f"simd.store({sums!r})",
         "spread": f"simd.spread({sums!r})",
     }
-    rows = {"many": ROWS, "one": 1}
+    rows = {"many": linear_job.ROWS, "one": 1}
     parts |= {
         "outputs": "\n\n".join(_outputs(name, min(n, _together(tile)), tile, clipped) for name, n in rows.items()),
         "sums": "\n\n".join(_add(name, n, min(tile, 2)) for name, n in rows.items()),

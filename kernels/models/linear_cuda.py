@@ -1,10 +1,10 @@
 """CUDA's kernel of linear.py: a block goes over the rows of a segment, its threads side by side along the features."""
 
-from ..backend import geometry, memory
+from ..backend import memory
 from ..codegen.module import Compiled, accessors, lanes_of, module
-from .linear_job import JOB, ROWS
+from . import linear_job
+from .linear_job import JOB
 
-BLOCK = min(128, geometry.BLOCK)  # threads
 WARP = 32
 
 SKELETON = """
@@ -123,16 +123,16 @@ def one_pass(job, X, stride, targets, norms):
 def build(name: str, parts: dict[str, str], x_dtype: str, sums: str, tile: int, clipped: bool) -> Compiled:
     """The kernel of this name; parts: those that both devices have."""
     lanes = lanes_of({x_dtype})
-    dots = [(r, k) for r in range(ROWS) for k in range(tile)]
-    accumulators = [f"s{r}_{k}" for r, k in dots] + [f"q{r}" for r in range(ROWS) if clipped]
+    dots = [(r, k) for r in range(linear_job.ROWS) for k in range(tile)]
+    accumulators = [f"s{r}_{k}" for r, k in dots] + [f"q{r}" for r in range(linear_job.ROWS) if clipped]
     constants = accessors({x_dtype}, sums, lanes) | {
-        "ROWS": ROWS,
+        "ROWS": linear_job.ROWS,
         "TILE": tile,
         "SUMS": len(accumulators),
         "ROWS_AT": JOB.index("rows"),
         "SEGMENT_AT": JOB.index("segment"),
         "WARP": WARP,
-        "SHARED": len(accumulators) * (BLOCK + 1),
+        "SHARED": len(accumulators) * (linear_job.BLOCK + 1),
         "SIZE": memory.itemsize(sums),
         "X_SIZE": memory.itemsize(x_dtype),
         "LANES": lanes,
@@ -157,7 +157,7 @@ def build(name: str, parts: dict[str, str], x_dtype: str, sums: str, tile: int, 
     add_vectors += [f"    {', '.join(of[k])} = load_sum_lanes(sums, a{k} + f)" for k in range(tile)]
     add_each = [f"{' = '.join(f'v{k}' for k in range(tile))} = zero", "if not is_first:"]
     add_each += [f"    v{k} = load_sum(sums, a{k} + f)" for k in range(tile)]
-    for r in range(ROWS):
+    for r in range(linear_job.ROWS):
         load = f"x = load_{x_dtype}_lanes(X, o{r} + f)"
         vectors.append(load)
         add_vectors.append(load)
@@ -181,7 +181,7 @@ def build(name: str, parts: dict[str, str], x_dtype: str, sums: str, tile: int, 
         collect += ["else:", f"    store_sum(squares, task - {len(dots)}, total)"]
     parts |= {
         "at": "\n".join(at),
-        "offsets": "\n".join(f"o{r} = (n + min(some - 1, np.int64({r}))) * stride" for r in range(ROWS)),
+        "offsets": "\n".join(f"o{r} = (n + min(some - 1, np.int64({r}))) * stride" for r in range(linear_job.ROWS)),
         "clear": "\n".join(f"{s} = zero" for s in accumulators),
         "dot_vectors": "\n".join(vectors),
         "dot_each": "\n".join(each),

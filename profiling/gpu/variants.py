@@ -15,7 +15,7 @@ from gdgpu.kernels import launch
 from gdgpu.kernels.backend.buffers import address_of
 from gdgpu.kernels.backend.threads import whole
 from gdgpu.kernels.launch import Job, Reduction
-from gdgpu.kernels.models import linear
+from gdgpu.kernels.models import linear, linear_job
 from gdgpu.kernels.optimizers import update
 from gdgpu.kernels.reduction import plan, reduce, tree
 from gdgpu.kernels.samples import clip_reduce, sample_norms
@@ -80,7 +80,7 @@ def _chunks(powers, hint=None):
 
 
 def _one_pass(rows, block, segments=None):
-    changes = [(linear, "ROWS", rows), (linear, "BLOCK", block)]
+    changes = [(linear_job, "ROWS", rows), (linear_job, "BLOCK", block)]
     if segments:
         changes.append((linear, "SEGMENTS", linear.SEGMENTS | {"cuda": segments}))
     return Variant(f"{rows} rows, block {block}" + f", {segments} segments" * bool(segments), tuple(changes))
@@ -116,8 +116,8 @@ CLIP = [
 ]
 MODEL = [
     Variant(USUAL),
-    *_set("{} rows", linear, "ROWS", 2, 4),
-    *_set("block {}", linear, "BLOCK", 256, 512),
+    *_set("{} rows", linear_job, "ROWS", 2, 4),
+    *_set("block {}", linear_job, "BLOCK", 256, 512),
     _one_pass(2, 512),
     _one_pass(4, 256, 264),
     _one_pass(2, 512, 264),

@@ -205,7 +205,7 @@ def test_bytes_that_a_case_of_models_must_move(name):
 def test_every_optimizer_is_measured():
     public = [getattr(gdgpu, name) for name in gdgpu.__all__]
     classes = {c.__name__ for c in public if isinstance(c, type) and issubclass(c, Optimizer)}
-    assert {optimizer.ours for optimizer in OPTIMIZERS.values()} == classes
+    assert {optimizer.ours for optimizer in OPTIMIZERS.values()} == classes - {"Optimizer"}
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from gdgpu.optimizers.precision import Storage
+from gdgpu.optimizers.precision import Precision
 from support.codes import run
 
 N = 1 << 16
-KEY = Storage(seed=5).keys(1)[0]
+KEY = Precision(seed=5).keys(1)[0]
 FAR = 1 << 33  # beyond what 32 bits count
 
 
@@ -28,8 +28,8 @@ AXES = {
     "steps": lambda: random(keyed(KEY, COUNT, 1), 5),
     "far steps": lambda: random(keyed(KEY, COUNT + FAR, 1), 5),
     "arrays": lambda: random(keyed(KEY, 3, COUNT), 5),
-    "tensors": lambda: random(keyed(Storage(seed=5).keys(N), 3, 1), 5),
-    "seeds": lambda: random(keyed([Storage(seed=k).keys(1)[0] for k in range(N // 16)], 3, 1), 5),
+    "tensors": lambda: random(keyed(Precision(seed=5).keys(N), 3, 1), 5),
+    "seeds": lambda: random(keyed([Precision(seed=k).keys(1)[0] for k in range(N // 16)], 3, 1), 5),
 }
 # Streams of a whole tensor that must have nothing to do with one another.
 KEYS = {
@@ -37,8 +37,8 @@ KEYS = {
     "far steps": ((KEY, 3, 1), (KEY, 3 + (1 << 32), 1)),
     "arrays": ((KEY, 3, 1), (KEY, 3, 2)),
     "a step and an array": ((KEY, 3, 2), (KEY, 2, 3)),
-    "tensors": ((Storage(seed=5).keys(2)[0], 3, 1), (Storage(seed=5).keys(2)[1], 3, 1)),
-    "seeds": ((Storage(seed=5).keys(1)[0], 3, 1), (Storage(seed=6).keys(1)[0], 3, 1)),
+    "tensors": ((Precision(seed=5).keys(2)[0], 3, 1), (Precision(seed=5).keys(2)[1], 3, 1)),
+    "seeds": ((Precision(seed=5).keys(1)[0], 3, 1), (Precision(seed=6).keys(1)[0], 3, 1)),
     "keys that differ in a low bit": ((KEY, 3, 1), (KEY ^ 1, 3, 1)),
     "keys that differ in a high bit": ((KEY, 3, 1), (KEY ^ (1 << 40), 3, 1)),
 }
@@ -119,11 +119,11 @@ def test_streams_that_are_related_do_not_pass():
 
 
 def test_every_step_tensor_and_array_has_its_own_key():
-    keys = np.array(Storage(seed=0).keys(20))
+    keys = np.array(Precision(seed=0).keys(20))
     found = keyed(keys[:, None, None], np.arange(500)[:, None], np.arange(8))
     assert len(np.unique(found)) == found.size
-    assert len(np.unique(Storage(seed=0).keys(10_000) + Storage(seed=1).keys(10_000))) == 20_000
+    assert len(np.unique(Precision(seed=0).keys(10_000) + Precision(seed=1).keys(10_000))) == 20_000
 
 
 def test_keys_of_a_tensor_do_not_depend_on_how_many_follow():
-    assert Storage(seed=3).keys(2) == Storage(seed=3).keys(50)[:2]
+    assert Precision(seed=3).keys(2) == Precision(seed=3).keys(50)[:2]
