@@ -24,28 +24,34 @@ def configure(engine: Any, defaults: dict[str, Any], given: list[dict[str, Any]]
     compiles = [new.kernel for new in after] != [part.kernel for part in engine.parts]
     if compiles:
         _check(engine, dict(zip(engine.parts, after, strict=True)), name)
-    old_defaults, old_scalars, old_state, products = engine.defaults, engine.scalars, engine.state, []
+    old = engine.defaults, engine.scalars, engine.state, engine.launches
+    settings, carried = {part: settings for part, (_, settings) in before.items()}, []
     try:
         engine.defaults = defaults
-        for part, g, settings in zip(engine.parts, given, after, strict=True):
-            part.take(g, settings)
+        for part, g, new in zip(engine.parts, given, after, strict=True):
+            part.take(g, new)
+        products = []
         if name != "lr":
-            old = {part: settings for part, (_, settings) in before.items()}
-            engine.scalars = engine.gathered(old_scalars)
-            products = _products(engine, old_scalars, old)
-            engine.state = _states(engine, old)
+            engine.scalars = engine.gathered(engine.scalars)
+            products = _products(engine, old[1], settings)
+            engine.state = _states(engine, settings)
+        if compiles:
+            engine.version += 1
+            engine.launches = Launches(engine)
         engine.renew()
+        carried = [(scalars, scalars.carried.copy()) for scalars, _ in products]
+        for scalars, rows in products:
+            scalars.carried[...] = engine.xp.asarray(rows)
     except BaseException:
-        for part, old in before.items():
-            part.take(*old)
-        engine.defaults, engine.scalars, engine.state = old_defaults, old_scalars, old_state
+        for part, one in before.items():
+            part.take(*one)
+        engine.defaults, engine.scalars, engine.state, engine.launches = old
+        for scalars, rows in carried:
+            scalars.carried[...] = rows
+        engine.renew()
         raise
-    for scalars, rows in products:
-        scalars.carried[...] = engine.xp.asarray(rows)
     if compiles:
-        engine.order.retire((old_scalars, old_state, engine.launches))
-        engine.launches = Launches(engine)
-        engine.version += 1
+        engine.order.retire(old)
 
 
 def _check(engine, after, name: str) -> None:

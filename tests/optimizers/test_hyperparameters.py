@@ -184,6 +184,31 @@ def test_what_is_refused_changes_nothing(label):
     run()
 
 
+@pytest.mark.parametrize("name", ("lr", "betas", "amsgrad", "maximize"))
+@pytest.mark.parametrize("where", ("renew", "after"))
+def test_an_interrupt_in_an_assignment_leaves_the_optimizer_as_it_was(name, where, monkeypatch):
+    optimizers = [gdgpu.Adam([{"params": np.ones(9)}, {"params": np.ones(4)}], lr=0.1) for _ in range(2)]
+    runs = [optimizer.bind([np.ones(9), np.ones(4)]) for optimizer in optimizers]
+    for run in runs:
+        run()
+    engine, times = optimizers[0]._engine, []
+    renew = type(engine).renew
+
+    def interrupted(self):
+        times.append(where == "after" and renew(self))
+        if self is engine and len(times) == 1:
+            raise KeyboardInterrupt
+        renew(self)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(engine), "renew", interrupted)
+        setattr(optimizers[0].groups[1], name, assigned(optimizers[0], name))
+    assert len(times) == 2 and repr(optimizers[0]) == repr(optimizers[1])
+    for run in (*runs, *runs):
+        run()
+    assert snapshot(optimizers[0]) == snapshot(optimizers[1])
+
+
 def test_a_buffer_that_begins_late_is_not_dampened(torch):
     """The first gradient enters it whole, as the first of all would."""
     start = np.random.default_rng(1).standard_normal(40)
