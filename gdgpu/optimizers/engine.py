@@ -123,16 +123,27 @@ class Engine:
 
     def assign(self, name: str, value: Any, k: int | None = None) -> None:
         """Take a hyperparameter, of group k or of the optimizer; where it is refused, nothing changes."""
-        if name == "lr" and (value is not None or k is None):
-            value = checked_lr(value)
-        defaults, given = self.defaults, [part.given for part in self.parts]
-        if k is None:
-            defaults = defaults | {name: value}
+        before = self.defaults if k is None else self.parts[k].given
+        if value is None and k is not None:  # follow the optimizer
+            after = {key: old for key, old in before.items() if key != name}
         else:
-            rest = {key: old for key, old in given[k].items() if key != name}
-            given[k] = rest if value is None else rest | {name: value}
+            after = before | {name: checked_lr(value) if name == "lr" else value}
         with self.in_order():
-            reassign.configure(self, defaults, given, name)
+            if name == "lr":  # as schedulers do after every step
+                self._assign_rates(before, after, k)
+            else:
+                given = [after if i == k else part.given for i, part in enumerate(self.parts)]
+                reassign.configure(self, after if k is None else self.defaults, given, name)
+
+    def _assign_rates(self, before: dict[str, Any], after: dict[str, Any], k: int | None) -> None:
+        holder, place = (self, "defaults") if k is None else (self.parts[k], "given")
+        try:
+            setattr(holder, place, after)
+            self.renew()
+        except BaseException:
+            setattr(holder, place, before)
+            self.renew()
+            raise
 
     def current(self, part: Part) -> dict[str, Any]:
         """The hyperparameters of a group in the next step, as the constructor names them."""

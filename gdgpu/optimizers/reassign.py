@@ -20,7 +20,7 @@ from .step_scalars import replayed
 def configure(engine: Any, defaults: dict[str, Any], given: list[dict[str, Any]], name: str) -> None:
     """Let an engine have these hyperparameters, of which `name` is new; where they are refused, nothing changes."""
     before = {part: (part.given, part.settings) for part in engine.parts}
-    after = [part.settings for part in engine.parts] if name == "lr" else [engine.settings(defaults | g) for g in given]
+    after = [engine.settings(defaults | g) for g in given]
     compiles = [new.kernel for new in after] != [part.kernel for part in engine.parts]
     if compiles:
         _check(engine, dict(zip(engine.parts, after, strict=True)), name)
@@ -30,11 +30,9 @@ def configure(engine: Any, defaults: dict[str, Any], given: list[dict[str, Any]]
         engine.defaults = defaults
         for part, g, new in zip(engine.parts, given, after, strict=True):
             part.take(g, new)
-        products = []
-        if name != "lr":
-            engine.scalars = engine.gathered(engine.scalars)
-            products = _products(engine, old[1], settings)
-            engine.state = _states(engine, settings)
+        engine.scalars = engine.gathered(engine.scalars)
+        products = _products(engine, old[1], settings)
+        engine.state = _states(engine, settings)
         if compiles:
             engine.version += 1
             engine.launches = Launches(engine)
