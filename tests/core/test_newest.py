@@ -8,6 +8,7 @@ import pytest
 from gdgpu.kernels.backend import geometry
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: install gdgpu[test]")
+from support import ROOT
 from support.references import assert_same_bits
 
 CUDA = 190  # e_machine of ELF
@@ -63,10 +64,10 @@ def test_every_family_compiles_for_sm_90():
 
 
 @pytest.mark.full  # test_bits.py has more cases
-def test_the_simulator_has_the_bits_of_the_cpu(python, tmp_path, request):
+def test_the_simulator_has_the_bits_of_the_cpu(python, tmp_path):
     files = [tmp_path / "cpu.npz", tmp_path / "simulator.npz"]
     for file, device, simulated in zip(files, ("cpu", "cuda"), ("0", "1"), strict=True):
-        python(ANSWER, request.path.parent, file, GDGPU_DEVICE=device, NUMBA_ENABLE_CUDASIM=simulated)
+        python(ANSWER, ROOT / "tests", file, GDGPU_DEVICE=device, NUMBA_ENABLE_CUDASIM=simulated)
     on_cpu, simulated = map(np.load, files)
     assert len(on_cpu.files) >= len(CASES) and on_cpu.files == simulated.files
     for name in on_cpu.files:
