@@ -2,7 +2,6 @@
 
 from .gate import (
     ARCHITECTURES,
-    MissingToolError,
     Report,
     check,
     inspect,
@@ -10,8 +9,8 @@ from .gate import (
     inspect_rule,
     occupancy,
     require_tools,
-    tool,
 )
+from .tools import MissingToolError, tool
 
 __all__ = [
     "ARCHITECTURES",

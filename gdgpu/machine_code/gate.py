@@ -26,19 +26,6 @@ from .tools import MissingToolError, assembled, disassemble, tool
 if TYPE_CHECKING:
     from .sass import Instruction
 
-__all__ = [
-    "ARCHITECTURES",
-    "MissingToolError",
-    "Report",
-    "check",
-    "inspect",
-    "inspect_rows",
-    "inspect_rule",
-    "occupancy",
-    "require_tools",
-    "tool",
-]
-
 VECTOR_BITS = 128
 COMPARED = "sm_90"
 

@@ -1,9 +1,9 @@
-"""Models: linear in their inputs, z = X @ weight + bias with a loss of losses.py, and the MLP of mlp.py.
+"""Models that are linear in their inputs: z = X @ weight + bias, with a loss of losses.py.
 
-Of a linear model all gradients follow from the residual r_n = dE_n/dz: dE_n/dweight = outer(x_n, r_n),
-dE_n/dbias = r_n. It has fewer than 2**31 weights, n_features times its outputs.
+All gradients follow from the residual r_n = dE_n/dz: dE_n/dweight = outer(x_n, r_n), dE_n/dbias = r_n. A model has
+fewer than 2**31 weights, n_features times its outputs.
 
-They contain exp, log and matrix products: two devices agree to rounding, not to the bit.
+Models contain exp, log and matrix products: two devices agree to rounding, not to the bit.
 """
 
 from __future__ import annotations
@@ -17,22 +17,12 @@ from ..core.checks import count, number
 from . import losses
 from .base import Model
 from .losses import cast
-from .mlp import MLP
 from .one_pass import OnePass
 
 if TYPE_CHECKING:
     from ..devices import DeviceLike
     from ..optimizers.base import Optimizer
     from ..typing import Array, FloatDtype, Reduction
-
-__all__ = [
-    "MLP",
-    "HuberRegression",
-    "LinearRegression",
-    "LogisticRegression",
-    "PoissonRegression",
-    "SoftmaxRegression",
-]
 
 NARROW = ("float16", "uint8")  # what kernels take for float32 models, beside float32
 WEIGHTS = 1 << 31  # a model has fewer

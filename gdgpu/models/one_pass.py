@@ -105,7 +105,7 @@ class _Layout:
             "errors": address_of(self.errors),
             "work": address_of(self.work),
         }
-        self.job = Buffer(self.xp, np.array([fields[name] for name in linear.JOB], np.int64))
+        self.job = Buffer(self.xp, np.array([fields[name] for name in linear_job.JOB], np.int64))
         self.scratch_bytes = linear.scratch_bytes(model.n_outputs, model.n_features, self.dtype)
         self.seen = None
         self.reduction = Reduction(self.device, self.xp, reduction.kernel)

@@ -18,19 +18,6 @@ from ..codegen.module import Compiled, lanes_of, stem
 from . import linear_cpu, linear_cuda, linear_job, losses
 from .linear_job import CLIP, JOB
 
-__all__ = [
-    "JOB",
-    "LIMITS",
-    "SEGMENTS",
-    "catalogue",
-    "kernel",
-    "padded",
-    "scratch_bytes",
-    "segment",
-    "tile_of",
-    "work_size",
-]
-
 TILE = 5  # outputs at most, whose sums are in registers
 SEGMENTS = {"cpu": 64, "cuda": 1024}  # at most so many
 LIMITS = Limits(threads=256, in_flight=20 << 10)
