@@ -1,7 +1,7 @@
 """What an optimizer is inside: its parameters, state, scalars and launches, by names that the rest of the room uses."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -129,19 +129,39 @@ class Engine:
         else:
             after = before | {name: checked_lr(value) if name == "lr" else value}
         with self.in_order():
-            if name == "lr":  # as schedulers do after every step
+            if name == "lr":
                 self._assign_rates(before, after, k)
             else:
                 given = [after if i == k else part.given for i, part in enumerate(self.parts)]
                 reassign.configure(self, after if k is None else self.defaults, given, name)
 
     def _assign_rates(self, before: dict[str, Any], after: dict[str, Any], k: int | None) -> None:
+        """As schedulers do after every step: what all_or_nothing saves besides would be a tenth of its time."""
         holder, place = (self, "defaults") if k is None else (self.parts[k], "given")
         try:
             setattr(holder, place, after)
             self.renew()
         except BaseException:
             setattr(holder, place, before)
+            self.renew()
+            raise
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[list[tuple[Any, Any]]]:
+        """Context in which hyperparameters change, and what follows from them; if it fails, all is as it was.
+
+        It gives a list for arrays that are written there: (the array, a copy of what it held).
+        """
+        parts, written = [(part.given, part.settings) for part in self.parts], []
+        before = self.defaults, self.scalars, self.state, self.launches
+        try:
+            yield written
+        except BaseException:
+            for part, given_and_settings in zip(self.parts, parts, strict=True):
+                part.take(*given_and_settings)
+            self.defaults, self.scalars, self.state, self.launches = before
+            for array, values in written:
+                array[...] = values
             self.renew()
             raise
 
@@ -165,7 +185,7 @@ class Engine:
         )
 
     def __repr__(self) -> str:
-        precision = [f"{name}={value!r}" for name, value in self.precision.asked.items()]
+        precision = [f"{name}={value!r}" for name, value in self.precision.keywords.items()]
         groups = [f"groups[{k}]: {self.described(k, part.given)}" for k, part in enumerate(self.parts) if part.given]
         size, count, dtypes = (
             sum(v.size for v in self.views),

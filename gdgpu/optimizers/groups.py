@@ -13,7 +13,7 @@ class Part:
     given: hyperparameters that it gives itself; all others are the optimizer's.
     """
 
-    __slots__ = ("flags", "given", "kernel", "numbers", "options", "params", "rule", "settings", "tensors")
+    __slots__ = ("given", "kernel", "numbers", "options", "params", "rule", "settings", "tensors")
 
     def __init__(self, params: Any, given: dict[str, Any], settings: Settings, tensors: range) -> None:
         self.params, self.tensors = params, tensors
@@ -22,7 +22,7 @@ class Part:
     def take(self, given: dict[str, Any], settings: Settings) -> None:
         """Have these hyperparameters."""
         self.given, self.settings = given, settings
-        self.rule, self.numbers, self.flags, self.options = settings
+        self.rule, self.numbers, self.options = settings.rule, settings.numbers, settings.options
         self.kernel = settings.kernel
 
 

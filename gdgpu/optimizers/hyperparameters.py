@@ -1,6 +1,5 @@
 """Hyperparameters: as users assign them, as a rule takes them, and the checks that several optimizers share."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 
@@ -54,6 +53,8 @@ def unexpected(kind: str, given: Iterable[str], taken: Iterable[str]) -> TypeErr
     taken = list(taken)
     for name in given:
         if name not in taken:
+            import difflib
+
             close = difflib.get_close_matches(name, taken, 1)
             hint = f", did you mean {close[0]!r}?" if close else f"; it takes {', '.join(taken)}"
             return TypeError(f"{name}: {kind} has no such keyword{hint}")

@@ -1,5 +1,6 @@
 """How state lies in memory: in the accumulator's dtype, in bfloat16, or in 8-bit codes with a scale for every 256."""
 
+import inspect
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -12,8 +13,6 @@ from ..kernels.optimizers import quantized_update, update
 from ..kernels.rules.rule import COPIES, Rule
 
 DTYPES = ("float32", "bfloat16", "uint8")
-_USUAL = {"master": False, "ema": None, "state_dtype": None, "rounding": "nearest", "seed": 0}
-KEYWORDS = tuple(_USUAL)
 
 
 class Common(TypedDict, total=False):
@@ -53,12 +52,18 @@ class Precision:
         self.state_dtype = one_of("state_dtype", state_dtype, (None, *DTYPES))
         self.at_random = one_of("rounding", rounding, ("nearest", "stochastic")) == "stochastic"
         self.seed = count("seed", seed)
-        self.keywords = dict(zip(KEYWORDS, (master, ema, state_dtype, rounding, seed), strict=True))
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """The keywords that are not as they are by default."""
-        return {name: value for name, value in self.keywords.items() if value != _USUAL[name]}
+    def keywords(self) -> dict[str, Any]:
+        """What it would be made with today, but for what is so by default."""
+        keywords = {
+            "master": "master" in self.copies,
+            "ema": self.scalars["ema_decay"] if "ema" in self.copies else None,
+            "state_dtype": self.state_dtype,
+            "rounding": "stochastic" if self.at_random else "nearest",
+            "seed": self.seed,
+        }
+        return {name: value for name, value in keywords.items() if value != KEYWORDS[name]}
 
     def check(self, v: View, rule: Rule, name: str) -> None:
         """ValueError unless a parameter, the View v, of the optimizer of this name can be kept so."""
@@ -103,6 +108,9 @@ class Precision:
     def keys(self, tensors: int) -> list[int]:
         """What the random bits of each tensor begin with."""
         return np.random.SeedSequence(self.seed).generate_state(tensors, np.uint64).view(np.int64).tolist()
+
+
+KEYWORDS = {name: p.default for name, p in inspect.signature(Precision).parameters.items()}  # and their defaults
 
 
 class State:

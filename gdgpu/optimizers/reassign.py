@@ -6,48 +6,39 @@ from now on, as momentum's buffer, begins with zeros; where torch keeps the same
 is made of that.
 """
 
-import inspect
 from typing import Any
 
 import numpy as np
 
 from ..core.arrays import view
 from ..devices import on_host
+from . import torch_form
 from .launches import Launches
 from .step_scalars import replayed
 
 
 def configure(engine: Any, defaults: dict[str, Any], given: list[dict[str, Any]], name: str) -> None:
     """Let an engine have these hyperparameters, of which `name` is new; where they are refused, nothing changes."""
-    before = {part: (part.given, part.settings) for part in engine.parts}
+    before = {part: part.settings for part in engine.parts}
     after = [engine.settings(defaults | g) for g in given]
     compiles = [new.kernel for new in after] != [part.kernel for part in engine.parts]
     if compiles:
         _check(engine, dict(zip(engine.parts, after, strict=True)), name)
-    old = engine.defaults, engine.scalars, engine.state, engine.launches
-    settings, carried = {part: settings for part, (_, settings) in before.items()}, []
-    try:
+    old = engine.scalars, engine.state, engine.launches
+    with engine.all_or_nothing() as written:
         engine.defaults = defaults
         for part, g, new in zip(engine.parts, given, after, strict=True):
             part.take(g, new)
         engine.scalars = engine.gathered(engine.scalars)
-        products = _products(engine, old[1], settings)
-        engine.state = _states(engine, settings)
+        products = _products(engine, old[0], before)
+        engine.state = _states(engine, before)
         if compiles:
             engine.version += 1
             engine.launches = Launches(engine)
         engine.renew()
-        carried = [(scalars, scalars.carried.copy()) for scalars, _ in products]
         for scalars, rows in products:
+            written.append((scalars.carried, scalars.carried.copy()))
             scalars.carried[...] = engine.xp.asarray(rows)
-    except BaseException:
-        for part, one in before.items():
-            part.take(*one)
-        engine.defaults, engine.scalars, engine.state, engine.launches = old
-        for scalars, rows in carried:
-            scalars.carried[...] = rows
-        engine.renew()
-        raise
     if compiles:
         engine.order.retire(old)
 
@@ -68,35 +59,24 @@ def _states(engine, before) -> list[list]:
     for v, part, arrays in zip(engine.views, engine.group_of, engine.state, strict=True):
         rule = before[part].rule
         states = dict(zip(rule.states, arrays, strict=True))
-        theirs = _in_torchs_form(rule, {name: states[name].get() for name in rule.state})
+        theirs = torch_form.to_torch(rule, {name: states[name].get() for name in rule.state}, engine.xp)
         for name in part.rule.states:
             if name not in states:
                 states[name] = engine.new_state(v, part.settings, name)
-                value = _from_torchs_form(part.rule, name, theirs, engine.xp)
+                value = _made_of(part.rule, name, theirs, engine.xp)
                 if value is not None:
-                    states[name].set(view(engine.xp.ascontiguousarray(value, states[name].sums), name))
+                    states[name].set(view(engine.xp.asarray(value, states[name].sums), name))
         found.append([states[name] for name in part.rule.states])
     return found
 
 
-def _in_torchs_form(rule, ours: dict) -> dict:
-    """torch's states of these, in float64, by their names there."""
-    wide = {name: array.astype(np.float64) for name, array in ours.items()}
-    made = {theirs: _called(to, wide) for theirs, to, _ in rule.torch.values()}
-    return {name: array for name, array in wide.items() if name not in rule.torch} | made
-
-
-def _from_torchs_form(rule, name: str, theirs: dict, xp):
-    """Our state of this name, or None where there was nothing of it."""
-    if name not in rule.torch:
-        return theirs.get(name)
-    source, _, make = rule.torch[name]
-    missing = {n: xp.zeros_like(theirs[source]) for n in inspect.signature(make).parameters if n not in theirs}
-    return _called(make, theirs | missing)
-
-
-def _called(function, values: dict):
-    return function(**{name: values[name] for name in inspect.signature(function).parameters})
+def _made_of(rule, name: str, theirs: dict, xp):
+    """Our state of this name, of torch's, or None where there was nothing of it."""
+    source = torch_form.names(rule)[name]
+    if source not in theirs:
+        return None
+    zeros = xp.zeros_like(theirs[source], dtype=np.float64)
+    return torch_form.from_torch(rule, name, lambda key: theirs[key].astype(np.float64) if key in theirs else zeros)
 
 
 def _products(engine, old_scalars, before) -> list[tuple]:

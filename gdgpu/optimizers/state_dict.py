@@ -49,9 +49,8 @@ def restore(engine: Engine, state_dict: dict[str, Any]) -> None:
         )
     ]
     with engine.in_order():
-        old = [(part.given, part.settings) for part in engine.parts], engine.defaults, engine.steps, engine.scalars
-        try:
-            engine.steps = steps
+        old = engine.scalars, engine.launches
+        with engine.all_or_nothing():
             engine.defaults, given = _shared(engine, [options for options, _, _ in loaded])
             for part, g, (_, settings, _) in zip(engine.parts, given, loaded, strict=True):
                 part.take(g, settings)
@@ -59,19 +58,14 @@ def restore(engine: Engine, state_dict: dict[str, Any]) -> None:
             carried = [s for s in engine.scalars.values() if s.rule.carried]
             products = [(s.carried, _products(s, state_dict.get("carried", {}))) for s in carried]
             engine.renew()
-        except BaseException:
-            for part, before in zip(engine.parts, old[0], strict=True):
-                part.take(*before)
-            _, engine.defaults, steps, engine.scalars = old
-            engine.steps = steps
-            raise
+        engine.steps = steps
         for *_, copies in loaded:
             for target, source in copies:
                 target.set(view(_on(engine.xp, source), "state"))
         for target, source in products:
             target[...] = engine.xp.asarray(source)
         engine.take_seed(seed)
-        engine.order.retire((old, engine.launches))
+        engine.order.retire(old)
         engine.launches = Launches(engine)  # flags are compiled in
     engine.version += 1
 

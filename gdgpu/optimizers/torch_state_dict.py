@@ -11,6 +11,7 @@ from .. import optimizers
 from ..core.pytree import leaves, like
 from ..kernels.backend.memory import accumulator
 from ..kernels.rules.rule import COPIES
+from . import torch_form
 from .state_dict import params_on_host, settings_of
 from .step_scalars import replayed
 
@@ -40,7 +41,8 @@ def to_torch(engine: Any, saved: dict[str, Any]) -> dict[str, Any]:
         arrays = {key: [array for _, array in leaves(tree, "")] for key, tree in trees.items() if key not in COPIES}
         for n, k in enumerate(group.tensors):
             ours = {key: each[n] for key, each in arrays.items()}
-            entry = state[k] = {key: torch.from_dlpack(a) for key, a in _theirs(engine, group.rule, ours).items()}
+            converted = torch_form.to_torch(group.rule, ours, engine.xp)
+            entry = state[k] = {key: torch.from_dlpack(array) for key, array in converted.items()}
             if name == "SGD" and steps == 0:
                 state[k] = dict.fromkeys(entry)  # None: the next gradient is the first, and not dampened
             if name != "SGD":
@@ -92,7 +94,7 @@ class _Part:
         if not isinstance(entry, dict | None):
             raise ValueError(f"{label}: expected a dict, got {type(entry).__name__}")
         entry = {key: value for key, value in (entry or {}).items() if value is not None}
-        expected = {*_names(self.rule).values(), *COUNTS.get(self.engine.kind.__name__, ("step",))}
+        expected = {*torch_form.names(self.rule).values(), *COUNTS.get(self.engine.kind.__name__, ("step",))}
         if entry and entry.keys() != expected:
             raise ValueError(f"{label}: expected {', '.join(sorted(expected)) or 'none'}, got {', '.join(entry)}")
         return entry
@@ -120,35 +122,12 @@ class _Part:
             return params_on_host(self.engine)[k].astype(sums)
         if not entry:
             return np.full(w.shape, self.hyper.get("initial_accumulator_value", 0), sums)
-        return _ours(self.rule, name, lambda key: _tensor(entry[key], f"{label}[{key!r}]", w), sums)
+        import torch
 
+        def theirs(key):
+            return _tensor(entry[key], f"{label}[{key!r}]", w).to(torch.float64)
 
-def _names(rule):
-    """Ours -> torch's, of the states of a rule."""
-    return {name: rule.torch[name][0] if name in rule.torch else name for name in rule.state}
-
-
-def _theirs(engine, rule, ours):
-    """torch's states, of ours. In float64, which leaves room for a small part of a large one."""
-    xp = engine.xp
-    wide = {name: array.astype(np.float64) for name, array in ours.items()} if rule.torch else {}
-    made = {theirs: xp.asarray(_call(to, wide.get)) for theirs, to, _ in rule.torch.values()}
-    return {name: made.get(name, ours.get(name)) for name in _names(rule).values()}
-
-
-def _ours(rule, name, tensor, sums):
-    """Our state of this name; tensor: torch's by its name."""
-    import torch
-
-    if name in rule.torch:
-        found = _call(rule.torch[name][2], lambda key: tensor(key).to(torch.float64))
-    else:
-        found = tensor(name)
-    return found.to(getattr(torch, sums)).contiguous()
-
-
-def _call(function, value):
-    return function(**{name: value(name) for name in inspect.signature(function).parameters})
+        return torch_form.from_torch(self.rule, name, theirs).to(getattr(torch, sums)).contiguous()
 
 
 def _tensor(tensor, label, w):

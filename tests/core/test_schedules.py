@@ -1,13 +1,13 @@
 """The schedules against torch's, step by step, and what they are made of at their ends."""
 
 import math
-import pickle
 
 import numpy as np
 import pytest
 
 import gdgpu
 from gdgpu import schedules
+from support.copies import pickled
 
 STEPS = 120
 TORCH = {
@@ -126,11 +126,11 @@ def test_numpys_integers_are_integers(name, kind):
 @pytest.mark.parametrize("name", TORCH)
 def test_they_can_be_pickled_and_say_what_they_are(name):
     schedule = TORCH[name][0]
-    copied = pickle.loads(pickle.dumps(schedule))
+    copied = pickled(schedule)
     assert [copied(t) for t in range(STEPS + 5)] == [schedule(t) for t in range(STEPS + 5)]
     assert repr(schedule) == repr(copied) and eval(repr(schedule), vars(schedules)) == schedule
     optimizer = gdgpu.SGD(np.ones(2), lr=schedule)
-    assert pickle.loads(pickle.dumps(optimizer)).current() == optimizer.current()
+    assert pickled(optimizer).current() == optimizer.current()
 
 
 def test_an_optimizer_takes_them():

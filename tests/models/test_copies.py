@@ -8,6 +8,7 @@ import pytest
 
 import gdgpu
 from gdgpu import models
+from support.copies import COPIES, pickled
 from support.references import assert_same_bits
 
 DEVICE = {"device": "cpu"}
@@ -31,7 +32,6 @@ SHOWN = {
     "mlp": "MLP(sizes=(5, 7, 3), activation='tanh', loss='softmax', dtype='float32', device='cpu')",
     "mlp of values": "MLP(sizes=(5, 2), activation='relu', loss='huber', dtype='float64', device='cpu')",
 }
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
 
 
 def batches(model, count=3):
@@ -180,7 +180,7 @@ def test_a_history_says_how_it_ended_on_one_line():
     figures = f"loss={last['loss']!r}, test_loss={last['test_loss']!r}, test_metric={last['test_metric']!r}"
     assert repr(history) == f"History(model='linear', optimizer='momentum', epochs=2, {figures})"
     assert repr(gdgpu.History({})) == "History(epochs=0)"
-    assert pickle.loads(pickle.dumps(history)) == history
+    assert pickled(history) == history
 
 
 def test_a_pickle_comes_back_to_the_device_of_its_name(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 
 import gdgpu
 from gdgpu import checkpoint
+from support.copies import pickled
 
 KINDS = {
     "plain": (gdgpu.SGD, {}),
@@ -84,6 +85,7 @@ def test_the_seed_goes_on_with_the_state(stored, through, tmp_path):
         rest[...] = weights
         second.load_state_dict(saved)
     assert second.state_dict()["seed"] == 1
+    assert "seed=1;" in repr(second) and pickled(second).state_dict()["seed"] == 1
     for row in g[3:5]:
         second.step(row)
     g[0] = g[5]

@@ -8,6 +8,7 @@ import pytest
 import gdgpu
 from gdgpu.optimizers import torch_state_dict
 from support.optimizers import OPTIMIZERS, arguments_of, class_of, make, snapshot
+from support.papers import heavy_ball, lamb, lars, lion
 from support.references import assert_same_bits
 from support.tolerances import far
 
@@ -96,35 +97,7 @@ def _begin(reference, group):
                 state[name] = w.detach() * 0
 
 
-def heavy_ball(w, g, s, h, t):
-    s["v"] = h["momentum"] * s.get("v", 0) - h["lr"] * g
-    return w + (h["momentum"] * s["v"] - h["lr"] * g if h["nesterov"] else s["v"])
-
-
-def lion(w, g, s, h, t):
-    beta1, beta2 = h["betas"]
-    m = s.get("m", 0 * g)
-    s["m"] = beta2 * m + (1 - beta2) * g
-    return (1 - h["lr"] * h["weight_decay"]) * w - h["lr"] * np.sign(beta1 * m + (1 - beta1) * g)
-
-
-def lars(w, g, s, h, t):
-    w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(g)
-    ratio = h["trust_coefficient"] * w_norm / (g_norm + h["weight_decay"] * w_norm + h["eps"])
-    step = h["lr"] * ratio * (g + h["weight_decay"] * w)
-    s["b"] = h["momentum"] * s.get("b", 0) + step
-    return w - (h["momentum"] * s["b"] + step if h["nesterov"] else s["b"])
-
-
-def lamb(w, g, s, h, t):
-    beta1, beta2 = h["betas"]
-    s["m"] = beta1 * s.get("m", 0) + (1 - beta1) * g
-    s["v"] = beta2 * s.get("v", 0) + (1 - beta2) * g * g
-    u = s["m"] / (1 - beta1**t) / (np.sqrt(s["v"] / (1 - beta2**t)) + h["eps"]) + h["weight_decay"] * w
-    return w - h["lr"] * np.linalg.norm(w) / np.linalg.norm(u) * u
-
-
-FORMULAS = {"Momentum": heavy_ball, "Lion": lion, "LARS": lars, "LAMB": lamb}
+PAPERS = {"Momentum": heavy_ball, "Lion": lion, "LARS": lars, "LAMB": lamb}
 
 
 @pytest.mark.parametrize(("label", "name"), OTHERS)
@@ -135,12 +108,10 @@ def test_an_assignment_is_the_formulas(label, name):
     for t, g in enumerate(gradients(), 1):
         if t == BEFORE + 1:
             setattr(ours, name, assigned(ours, name))
-        h = ours.current()
-        given = -g if h["maximize"] else g
-        given = given + h["weight_decay"] * expected if label == "Momentum" else given
-        expected = FORMULAS[label](expected, given, state, h, t)
+        hyper = ours.current()
+        expected, state = PAPERS[label](expected, g, state, t, **hyper)
         ours.step(g)
-    assert h[name] == getattr(ours, name) and far(w, expected) <= 1e-12
+    assert hyper[name] == getattr(ours, name) and far(w, expected) <= 1e-12
 
 
 @pytest.mark.parametrize(("label", "name"), [case for case in CASES if is_refused(*case)])

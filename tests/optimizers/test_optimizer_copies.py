@@ -1,21 +1,13 @@
 """copy.deepcopy and pickle of optimizers: they go on to the bits of the original, on arrays of their own."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 
 import gdgpu
+from support.copies import COPIES, pickled
 from support.optimizers import OPTIMIZERS, make, schedule, snapshot
 from support.user_rules import heavy_ball
 
-
-def pickled(what):
-    return pickle.loads(pickle.dumps(what))
-
-
-COPIED = {"deepcopy": copy.deepcopy, "pickle": pickled}
 STORED = {
     "plain": {},
     "8 bits": {"state_dtype": "uint8", "rounding": "stochastic", "seed": 3},
@@ -33,7 +25,7 @@ def made(label, stored, dtype):
     return make(label, params, lr=0.1, **STORED[stored])
 
 
-@pytest.mark.parametrize("how", COPIED)
+@pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize(("label", "stored"), ROWS)
 def test_a_copy_goes_on_like_the_original(label, stored, how):
     dtype = np.float16 if "master" in stored else np.float32
@@ -46,7 +38,7 @@ def test_a_copy_goes_on_like_the_original(label, stored, how):
     for seed in range(3):
         step(optimizer, seed)
     optimizer.weight_decay = 0.01
-    other = COPIED[how](optimizer)
+    other = COPIES[how](optimizer)
     assert snapshot(other) == snapshot(optimizer) and repr(other) == repr(optimizer)
     before = snapshot(optimizer)
     step(other, 7)
@@ -57,22 +49,22 @@ def test_a_copy_goes_on_like_the_original(label, stored, how):
     assert optimizer.params["w"] is not other.params["w"]
 
 
-@pytest.mark.parametrize("how", COPIED)
+@pytest.mark.parametrize("how", COPIES)
 def test_what_is_copied_with_its_parameters_shares_them(how):
     params = {"w": np.ones(4, np.float32)}
     optimizer = gdgpu.Adam(params, lr=0.1)
-    both = COPIED[how]({"params": params, "optimizer": optimizer})
+    both = COPIES[how]({"params": params, "optimizer": optimizer})
     both["optimizer"].step({"w": np.ones(4, np.float32)})
     assert both["optimizer"].params is both["params"] and (both["params"]["w"] < 1).all() and (params["w"] == 1).all()
 
 
-@pytest.mark.parametrize("how", COPIED)
+@pytest.mark.parametrize("how", COPIES)
 def test_groups_functions_and_users_rules(how):
     groups = [{"params": np.ones(3)}, {"params": [np.ones(2)], "lr": 0.5}]
     optimizer = heavy_ball(groups, lr=schedule)
     optimizer.momentum, optimizer.groups[0].momentum = 0.25, 0.5
     optimizer.step([np.ones(3), [np.ones(2)]])
-    other = COPIED[how](optimizer)
+    other = COPIES[how](optimizer)
     assert other.lr is schedule and [g.lr for g in other.groups] == [schedule, 0.5]
     assert [g.momentum for g in other.groups] == [0.5, 0.25] and other.steps == 1
     for one in (optimizer, other):
@@ -81,12 +73,12 @@ def test_groups_functions_and_users_rules(how):
     assert snapshot(other) == snapshot(optimizer)
 
 
-@pytest.mark.parametrize("how", COPIED)
+@pytest.mark.parametrize("how", COPIES)
 def test_steps_that_are_counted_in_memory(how):
     optimizer = gdgpu.Adam(np.ones(3, np.float32), lr=0.1)
     optimizer.step(np.ones(3, np.float32), found_inf=False)
     optimizer.step(np.ones(3, np.float32), found_inf=True)
-    other = COPIED[how](optimizer)
+    other = COPIES[how](optimizer)
     assert other.steps == 1
     for one in (optimizer, other):
         one.step(np.ones(3, np.float32), found_inf=False)
